@@ -1,0 +1,60 @@
+"""What a backend answers: small frozen values, sent in batches from an actor to the request that waits for them.
+
+A reply is any number of `Delta` and one `Finish` per choice, closed by exactly one `Done`; or `Vectors`, then `Done`;
+or, at any point, one `Failed` after which nothing follows.  A reply that ends with neither `Done` nor `Failed`
+means that the backend died.
+"""
+
+from dataclasses import dataclass
+
+from illm.errors import GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text of choice `index`, complete characters only, stop strings already cut away; `tokens` is how many made it."""
+
+    index: int
+    text: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Choice `index` has ended; `reason` is OpenAI's word (`stop`, `length`, ...)."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Embeddings in the order of the inputs, each as little-endian float32 bytes."""
+
+    rows: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of the whole request: a prompt counts once, however many choices continue it."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The upstream message has ended properly."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request failed.  A value, not an exception: it crosses tasks and threads and stays one request's affair."""
+
+    error: GatewayError
+
+
+Event = Delta | Finish | Vectors | Done | Failed
