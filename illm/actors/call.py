@@ -1,0 +1,167 @@
+"""One request on its way through an actor, and the reply that comes back.
+
+Rules:
+* Whoever takes a `Call` closes its reply, whatever happens.  Closed without `Done` or `Failed` = the backend died.
+* Leaving never waits and never fails: it marks the call, and tells the actor through `on_leave`.
+* The reply is one slot that merges what has not been read yet.  A producer that must not wait (the engine's thread
+  serves everybody) uses `put_nowait`; one that should feel a slow reader (a socket) uses `put`.
+
+Not a memory channel: an item through one costs 7 to 29 µs, a slot under 1 µs, and a slow reader of an engine's output
+must find one merged delta, not a backlog.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+
+from illm.core.events import Delta, Event, Failed
+from illm.core.requests import Request
+from illm.errors import GatewayError
+
+
+class Reply:
+    """Events from one producer to one reader, in batches.
+
+    Args:
+        bound: how many unread events make `put` wait.
+    """
+
+    __slots__ = ("_bound", "_events", "_readable", "_room", "closed", "left")
+
+    def __init__(self, bound: int = 64) -> None:
+        self._bound = bound
+        self._events: list[Event] = []
+        self._readable: anyio.Event | None = None
+        self._room: anyio.Event | None = None
+        self.closed = False
+        self.left = False
+
+    def put_nowait(self, *events: Event) -> None:
+        """Add events without waiting; a delta joins the unread one before it if both are of the same choice.
+
+        Raises:
+            anyio.BrokenResourceError: the reader has left; what it would have read concerns nobody.
+            anyio.ClosedResourceError: the reply is closed.
+        """
+        if self.left:
+            raise anyio.BrokenResourceError
+        if self.closed:
+            raise anyio.ClosedResourceError
+        pending = self._events
+        for event in events:
+            last = pending[-1] if pending else None
+            if type(event) is Delta and type(last) is Delta and last.index == event.index:
+                pending[-1] = Delta(event.index, last.text + event.text, last.tokens + event.tokens)
+            else:
+                pending.append(event)
+        _wake(self._readable)
+
+    async def put(self, *events: Event) -> None:
+        """Add events once fewer than `bound` are unread.  Raises as `put_nowait`."""
+        while len(self._events) >= self._bound and not self.left:
+            self._room = anyio.Event()
+            await self._room.wait()
+        self.put_nowait(*events)
+
+    def close(self) -> None:
+        """Say that nothing follows.  Idempotent."""
+        self.closed = True
+        _wake(self._readable)
+
+    def leave(self) -> None:
+        """The reader goes: wake both sides, forget what is unread.  Idempotent."""
+        self.left = True
+        self._events = []
+        _wake(self._readable)
+        _wake(self._room)
+
+    async def take(self) -> list[Event]:
+        """Wait for events and return all there are.
+
+        Raises:
+            anyio.EndOfStream: closed and read to the end.
+            anyio.BrokenResourceError: this side has left.
+        """
+        while not self._events:
+            if self.left:
+                raise anyio.BrokenResourceError
+            if self.closed:
+                raise anyio.EndOfStream
+            self._readable = anyio.Event()
+            await self._readable.wait()
+        events, self._events = self._events, []
+        _wake(self._room)
+        return events
+
+
+class Owner(Protocol):
+    """Who must know when a call ends: the mailbox it came through."""
+
+    def withdrawn(self, call: "Call") -> None:
+        """The caller left before anybody took the call."""
+
+    def finished(self, call: "Call") -> None:
+        """Whoever took the call has answered it."""
+
+
+class Call:
+    """One request, where to answer it, and how to stop it.  A context manager: leaving the block leaves the call.
+
+    Attributes:
+        on_leave: set by the actor that took the call; called once, synchronously, when the caller goes early.
+        queued_at, taken_at: `time.monotonic()` seconds; `taken_at` is None while it waits in the mailbox.
+    """
+
+    __slots__ = ("_owner", "on_leave", "queued_at", "reply", "request", "taken_at")
+
+    def __init__(self, request: Request, owner: Owner) -> None:
+        self.request = request
+        self.reply = Reply()
+        self.queued_at = monotonic()
+        self.taken_at: float | None = None
+        self.on_leave: Callable[[], None] | None = None
+        self._owner = owner
+
+    @property
+    def left(self) -> bool:
+        """Whether the caller has gone."""
+        return self.reply.left
+
+    def leave(self) -> None:
+        """The caller goes: whatever state the request is in, its work stops.  Idempotent, never waits."""
+        if self.reply.left:
+            return
+        self.reply.leave()
+        if self.taken_at is None:
+            self._owner.withdrawn(self)
+        elif self.on_leave is not None and not self.reply.closed:
+            self.on_leave()
+
+    def finish(self, *events: Event) -> None:
+        """Answer with the last events and close.  Idempotent; a caller who has left is no error here."""
+        if self.reply.closed:
+            return
+        if events and not self.reply.left:
+            self.reply.put_nowait(*events)
+        self.reply.close()
+        self._owner.finished(self)
+
+    def fail(self, error: GatewayError) -> None:
+        """Answer with a failure and close."""
+        self.finish(Failed(error))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+
+def _wake(event: anyio.Event | None) -> None:
+    if event is not None:
+        event.set()

@@ -1,0 +1,108 @@
+"""The outside of an actor: its name, its state, and the way in.  Requests hold this; they never see the actor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+
+from illm.actors.actor import Actor
+from illm.actors.call import Call
+from illm.actors.inbox import Inbox
+from illm.core.capabilities import Capability
+from illm.core.requests import Request
+from illm.errors import GatewayError, Kind
+
+
+class State(StrEnum):
+    """Where an actor is in its life; the values appear in `/healthz`."""
+
+    IDLE = "idle"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DOWN = "down"
+    FAILED = "failed"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What one actor will serve, before it exists.
+
+    Args:
+        framework, model: the names a request may use.
+        capabilities: what the model can do.
+        make_actor: called for every (re)start.
+        named: the operator asked for it: it is started at once, counts for health and is never evicted.
+        mailbox: how many calls may wait.
+        supported: the request fields beyond the plain ones that this backend honours.
+        details: called for `/healthz`; numbers and short strings only.
+    """
+
+    framework: str
+    model: str
+    capabilities: frozenset[Capability]
+    make_actor: Callable[[], Actor]
+    named: bool = True
+    mailbox: int = 1024
+    supported: frozenset[str] = frozenset()
+    details: Callable[[], dict[str, Any]] = dict
+
+
+class Ref:
+    """One actor, seen from outside.
+
+    Args:
+        served: what it serves.
+        start: asked, without waiting, to run the actor when the first call reaches an idle one.
+    """
+
+    def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
+        self.served = served
+        self.state = State.IDLE
+        self.problem: GatewayError | None = None
+        self.inbox = Inbox(served.mailbox)
+        self.restarts = 0
+        self.used_at = monotonic()
+        self._start = start
+
+    @property
+    def model(self) -> str:
+        """The model's served name."""
+        return self.served.model
+
+    def call(self, request: Request) -> Call:
+        """Hand a request to the actor.  Use as a context manager: leaving the block stops the work.
+
+        Raises:
+            GatewayError: it cannot be taken now: overloaded, not ready, failed, shutting down.
+        """
+        if self.state is State.IDLE:
+            self._start(self)
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+        self.used_at = monotonic()
+        return self.inbox.admit(request)
+
+    @property
+    def busy(self) -> bool:
+        """Whether evicting it would hurt someone."""
+        return self.inbox.waiting > 0 or bool(self.inbox.active)
+
+    def _refusal(self) -> GatewayError | None:
+        match self.state:
+            case State.READY | State.IDLE:
+                return None
+            case State.STARTING if not self.served.named:
+                return None  # started by a request: that request and its followers wait
+            case State.STARTING:
+                return GatewayError(Kind.NOT_READY, f"The model {self.model!r} is still loading")
+            case State.RESTARTING:
+                return GatewayError(Kind.NOT_READY, f"The backend of {self.model!r} crashed and is being restarted")
+            case State.DRAINING | State.STOPPED:
+                return GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
+            case _:
+                return self.problem or GatewayError(Kind.BACKEND_DIED, f"The backend of {self.model!r} has failed")

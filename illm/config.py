@@ -1,0 +1,178 @@
+"""The configuration: one table of options, read from defaults, then the environment, then the command line.
+
+A `Config` is frozen and validated once; what a request says goes over it, per request.  The table is also what
+`illm serve --help` and docs/configuration.md show.
+"""
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from illm.core.requests import Sampling
+from illm.errors import ConfigError
+
+FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How one option is written outside: `parse` raises ValueError with a reason the operator understands."""
+
+    help: str
+    parse: Callable[[str], Any] = str
+    secret: bool = False
+    flag: bool = False
+
+
+def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"expected {'a whole number' if kind is int else 'a number'}") from None
+        if not low <= value <= high:  # also refuses NaN
+            raise ValueError(f"must be between {low} and {high}" if high < math.inf else f"must be at least {low}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("must be 1 or 0")
+    return words[text.lower()]
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http:// or https:// address")
+    return text.rstrip("/")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ValueError("must be cpu, cuda, cuda:N or mps")
+    return text
+
+
+def _option(default: Any, help_: str, parse: Callable[[str], Any] = str, **more: bool) -> Any:
+    return field(default=default, metadata={"option": Option(help_, parse, **more)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything the operator may say.  Each field's environment twin is `ILLM_` and its name in capitals."""
+
+    framework: str = _option("transformers", "backend of a request that names none", _one_of(*FRAMEWORKS))
+    model: str = _option("sshleifer/tiny-gpt2", "`demo`, a hub id, a directory or a .gguf file", _filled)
+    embedding_model: str = _option(
+        "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", _filled
+    )
+    host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
+    port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
+    device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
+    vllm_base_url: str | None = _option(None, "address of a vLLM (or any OpenAI-style) server", _url)
+    sglang_base_url: str | None = _option(None, "address of an SGLang server", _url)
+    tgi_base_url: str | None = _option(None, "address of a TGI server", _url)
+    ollama_base_url: str = _option("http://127.0.0.1:11434", "address of an Ollama server", _url)
+    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31))
+    temperature: float | None = _option(None, "default sampling temperature", _number(float, 0, 2))
+    top_p: float | None = _option(None, "default nucleus size", _number(float, 0, 1))
+    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31))
+    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 10))
+    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _filled, secret=True)
+    allow_models: tuple[str, ...] = _option(
+        (), "comma-separated globs of models a request may name; the models named at start always may", _names
+    )
+    max_loaded_models: int = _option(2, "how many models that only requests named stay loaded", _number(int, 1, 1024))
+    auto_install: bool = _option(
+        False, "install missing packages of the chosen framework with pip at start", _switch, flag=True
+    )
+    loop: str = _option("asyncio", "event loop: asyncio (uvloop where installed) or trio", _one_of("asyncio", "trio"))
+    log_format: str = _option("text", "text or json", _one_of("text", "json"))
+    log_level: str = _option("info", "least severity that is logged", _one_of("debug", "info", "warning", "error"))
+    dtype: str = _option(
+        "auto", "number format of local text models", _one_of("auto", "float32", "bfloat16", "float16")
+    )
+    threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
+    kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
+    max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
+    first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
+    request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))
+    write_timeout: float = _option(30.0, "seconds a client may refuse to read", _number(float, 0.001))
+    drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
+    max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
+
+    @property
+    def sampling(self) -> Sampling:
+        """The operator's defaults, for what a request leaves open."""
+        return Sampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+    def allows(self, model: str) -> bool:
+        """Whether a request may name this model without the operator having named it at start."""
+        return any(fnmatch.fnmatchcase(model, glob) for glob in self.allow_models)
+
+
+OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
+
+
+def environment_name(option: str) -> str:
+    """Return the option's environment twin: `max_tokens` → `ILLM_MAX_TOKENS`."""
+    return f"ILLM_{option.upper()}"
+
+
+def load(environment: Mapping[str, str], command_line: Mapping[str, str] | None = None) -> Config:
+    """Put a configuration together: command line over environment over defaults.
+
+    Args:
+        environment: `os.environ`, say; only `ILLM_*` names are read, and an empty value counts as unset.
+        command_line: option name → text as typed.
+
+    Raises:
+        ConfigError: a value that cannot be; names the place it came from, and never repeats a secret.
+    """
+    said: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        place, text = f"--{name.replace('_', '-')}", (command_line or {}).get(name)
+        if text is None:
+            place, text = environment_name(name), environment.get(environment_name(name)) or None
+        if text is None:
+            continue
+        try:
+            said[name] = option.parse(text)
+        except ValueError as reason:
+            shown = "" if option.secret else f" {text!r}"
+            raise ConfigError(f"{place}{shown}: {reason}") from None
+    return Config(**said)
