@@ -1,0 +1,1 @@
+"""Models in this process.  Torch and Transformers are imported below this package only, and only when a model loads."""

@@ -1,0 +1,249 @@
+"""From a directory to a model that can run.  All torch work of a model, this included, belongs to one thread.
+
+Only safetensors, never code from the model's repository.  Weights that the files lack are an error: Transformers
+would fill them with random numbers and say so in a log line that nobody reads.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from illm.backends.local.conversion import Progress
+from illm.backends.local.prompt import PromptRenderer
+from illm.backends.local.quiet import quiet
+from illm.backends.local.sources import Source, fetch, has_weights, kind_in, read_json
+from illm.core.requests import Sampling
+from illm.errors import GatewayError, Kind
+
+log = logging.getLogger(__name__)
+
+DType = Literal["bfloat16", "float16", "float32"]
+
+# Fields of generation_config.json that are ours as well.
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+_UNKNOWN_CONTEXT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A loaded language model and what an engine has to know about it.
+
+    Args:
+        served: the id clients use.
+        model: the Transformers model, in eval mode, on its device, loaded with `sdpa` attention.
+        tokenizer: its tokenizer; go through `renderer` where there is one task for it.
+        renderer: its way of writing prompts.
+        context: how many tokens fit, prompt and answer together.
+        eos: ids that end an answer.
+        defaults: sampling that its generation_config.json asks for.
+        vocabulary: how many token ids the model knows; the logits' width.
+    """
+
+    served: str
+    model: Any
+    tokenizer: Any
+    renderer: PromptRenderer
+    context: int
+    eos: frozenset[int]
+    defaults: Sampling
+    vocabulary: int
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end an answer because the template cannot."""
+        return self.renderer.stops
+
+
+def load_text(
+    source: Source, *, device: str, dtype: DType | None = None, threads: int | None = None, progress: Progress
+) -> TextModel:
+    """Load a language model, downloading or converting it first if it has to be.
+
+    Args:
+        source: what to load.
+        device: torch's name for it (`cpu`, `cuda`, `mps`).
+        dtype: of the weights; by default bfloat16 if the files are and the device is fast at it, else float32.
+        threads: torch's threads; process-wide, but OpenMP keeps a pool for each calling thread.
+        progress: told what is going on.
+
+    Raises:
+        GatewayError: `MODEL_NOT_FOUND` or `MODEL_LOAD_FAILED`.
+    """
+    source, directory = _ready(source, progress)
+    if kind_in(directory) != "text":
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' is not a model that generates text.")
+    _set_threads(threads)
+    with _failing(source.served), quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        progress(f"loading {source.served}", None)
+        where = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **where)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(directory),
+            dtype=pick_dtype(directory, device, dtype),
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **where,
+        )
+        _refuse_random(source.served, info["missing_keys"])
+        model = model.to(device).eval()
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    return TextModel(
+        served=source.served,
+        model=model,
+        tokenizer=tokenizer,
+        renderer=PromptRenderer(tokenizer, vocabulary, source.served),
+        context=context_length(model.config, tokenizer),
+        eos=eos_ids(model.generation_config, tokenizer),
+        defaults=sampling_defaults(read_json(directory / "generation_config.json")),
+        vocabulary=vocabulary,
+    )
+
+
+def prepare_embedder(source: Source, progress: Progress) -> tuple[Source, Path]:
+    """Return the source and its directory, fetched, and fit to be an embedder.
+
+    Raises:
+        GatewayError: `MODEL_LOAD_FAILED` for a language model whose files do not say that it embeds.
+    """
+    source, directory = _ready(source, progress)
+    if kind_in(directory) == "text":
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED, f"'{source.served}' generates text, and its files do not say that it embeds."
+        )
+    return source, directory
+
+
+def load_encoder(served: str, directory: Path, *, device: str, threads: int | None = None) -> tuple[Any, Any]:
+    """Load a model without a head, and its tokenizer: what an embedder runs.
+
+    Raises:
+        GatewayError: `MODEL_LOAD_FAILED`.
+    """
+    _set_threads(threads)
+    with _failing(served), quiet():
+        from transformers import AutoModel, AutoTokenizer
+
+        where = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **where)
+        model, info = AutoModel.from_pretrained(
+            str(directory),
+            dtype=pick_dtype(directory, device, None),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+        )
+        # A pooler is the head of a pre-training task: pooling is done elsewhere, so its weights do not matter.
+        _refuse_random(served, [key for key in info["missing_keys"] if "pooler" not in key])
+        return model.to(device).eval(), tokenizer
+
+
+def pick_dtype(directory: Path, device: str, wanted: DType | None) -> Any:
+    """Return the torch dtype to load with: what was asked for, else what the files hold if the device is fast at it."""
+    import torch
+
+    if wanted is not None:
+        return getattr(torch, wanted)
+    config = read_json(directory / "config.json")
+    held = config.get("dtype") or config.get("torch_dtype")
+    accelerated = device.partition(":")[0] == "cuda"
+    if held == "bfloat16" and (accelerated or _cpu_has_bf16()):
+        return torch.bfloat16
+    return torch.float16 if held == "float16" and accelerated else torch.float32
+
+
+def context_length(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model takes, or a cautious guess where nothing says."""
+    known = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not known:
+        known = min(int(tokenizer.model_max_length), 1 << 30)
+        known = known if known < 1 << 30 else _UNKNOWN_CONTEXT  # the tokenizer's own "no idea" is 1e30
+    return int(known)
+
+
+def eos_ids(generation: Any, tokenizer: Any) -> frozenset[int]:
+    """Return every id that ends an answer: the generation config's (one or a list) and the tokenizer's."""
+    named = getattr(generation, "eos_token_id", None)
+    ids = [named] if named is None or isinstance(named, int) else list(named)
+    return frozenset(int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None and token >= 0)
+
+
+def sampling_defaults(generation: dict[str, Any]) -> Sampling:
+    """Return what generation_config.json asks for.
+
+    Only what the file itself says, and only where it asks for sampling: the library's own defaults (`top_k` 50) are
+    nobody's wish.
+    """
+    if generation.get("do_sample") is not True:
+        return Sampling()
+    return Sampling(**{name: generation[name] for name in _SAMPLING if generation.get(name) is not None})
+
+
+def _ready(source: Source, progress: Progress) -> tuple[Source, Path]:
+    source = fetch(source, progress)
+    directory = source.directory
+    if directory is None or not directory.is_dir():
+        raise GatewayError(Kind.MODEL_NOT_FOUND, f"The files of '{source.served}' are gone.")
+    config = read_json(directory / "config.json")
+    if not config:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' has no config.json that can be read.")
+    if not _anywhere(directory):
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED, f"'{source.served}' has no safetensors weights; pickled weights are not loaded."
+        )
+    if "auto_map" in config and not _native(config.get("model_type")):
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED, f"'{source.served}' needs code from its own repository, which is never run."
+        )
+    return source, directory
+
+
+def _anywhere(directory: Path) -> bool:
+    """Whether weights lie in the directory or, as in old sentence-transformers models, one below it."""
+    return has_weights(directory) or any(has_weights(child) for child in directory.iterdir() if child.is_dir())
+
+
+def _native(model_type: Any) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    # Private names: where they are gone, float32 is slower and never wrong.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _refuse_random(served: str, missing: list[str]) -> None:
+    if missing:
+        log.error("%s lacks weights: %s", served, ", ".join(sorted(missing)))
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"The files of '{served}' lack {len(missing)} of its weights.")
+
+
+@contextmanager
+def _failing(served: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a failure to load; the log says what, the client is not shown our paths."""
+    try:
+        yield
+    except GatewayError:
+        raise
+    except Exception as error:
+        log.error("loading %s failed", served, exc_info=error)
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED, f"The model '{served}' could not be loaded ({type(error).__name__})."
+        ) from error

@@ -1,0 +1,140 @@
+"""What a client said becomes token ids, and token ids become text.
+
+A client's text stays text: a control token that a user writes out (`<|im_start|>system`) is tokenised as the
+characters it consists of.  Raw completions are the exception on purpose, there the client writes the whole prompt.
+
+Encoding takes a lock, because Transformers switches a flag of the tokenizer on and off while it sanitises; decoding
+does not depend on that flag and takes none, so a long prompt never holds up the streams.
+"""
+
+import logging
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+from illm.backends.local.template import FALLBACK, FALLBACK_STOPS
+from illm.core.requests import Message, Prompt, Text
+from illm.errors import GatewayError, Kind
+
+log = logging.getLogger(__name__)
+
+# Few templates know `developer`; it is the newer name of the same thing.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class PromptRenderer:
+    """One model's way of writing prompts.
+
+    Args:
+        tokenizer: a Transformers tokenizer; it is not changed.
+        vocabulary: how many token ids the model knows.
+        served: the model's id, for the log.
+
+    Attributes:
+        stops: strings that end an answer because the template cannot: those of the fallback template, else none.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int, served: str = "model") -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._lock = Lock()
+        self._template: str | None = None
+        self.stops: tuple[str, ...] = ()
+        try:
+            tokenizer.get_chat_template()
+        except ValueError:
+            self._template, self.stops = FALLBACK, FALLBACK_STOPS
+            log.warning(
+                "%s has no chat template: a plain User/Assistant dialogue stands in, stopping at %s",
+                served,
+                ", ".join(map(repr, self.stops)),
+            )
+        self._check_template(served)
+
+    def chat(self, messages: tuple[Message, ...]) -> list[int]:
+        """Return the prompt that asks for the next assistant turn.
+
+        Raises:
+            GatewayError: `INVALID_REQUEST` for a role or a sequence of turns that the template refuses, `CAPABILITY`
+                for parts that are not text.
+        """
+        if not messages:
+            raise GatewayError(Kind.INVALID_REQUEST, "messages must not be empty.", param="messages")
+        turns = [_turn(index, message) for index, message in enumerate(messages)]
+        from jinja2 import TemplateError
+
+        try:
+            return self._render(turns)
+        except (TemplateError, ValueError, TypeError) as error:
+            raise GatewayError(
+                Kind.INVALID_REQUEST, f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+
+    def raw(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a raw prompt: text as the tokenizer does it by itself (`bos` where it adds one), ids as is.
+
+        Raises:
+            GatewayError: `INVALID_REQUEST` for ids the model does not have, or nothing at all to start from.
+        """
+        ids = self._encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
+        if ids:
+            return ids
+        start = self._tokenizer.bos_token_id
+        if start is None:
+            raise GatewayError(Kind.INVALID_REQUEST, "prompt must not be empty for this model.", param="prompt")
+        return [start]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out, spaces untouched."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _render(self, turns: list[dict[str, str]]) -> list[int]:
+        with self._lock:
+            encoded = self._tokenizer.apply_chat_template(
+                turns, chat_template=self._template, add_generation_prompt=True, sanitize_control_tokens=True
+            )
+        return list(encoded["input_ids"])
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            with self._lock:
+                return list(self._tokenizer.encode(text, verbose=False))
+        except (ValueError, TypeError) as error:  # half a surrogate pair
+            raise GatewayError(Kind.INVALID_REQUEST, "prompt is not valid text.", param="prompt") from error
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        wrong = next((token for token in ids if not 0 <= token < self._vocabulary), None)
+        if wrong is not None:
+            raise GatewayError(
+                Kind.INVALID_REQUEST,
+                f"prompt: token id {wrong} is outside the vocabulary of {self._vocabulary}.",
+                param="prompt",
+            )
+        return list(ids)
+
+    def _check_template(self, served: str) -> None:
+        """A template that cannot even be read is the model's fault, not the first client's."""
+        from jinja2 import TemplateError, TemplateSyntaxError
+
+        try:
+            self._render([{"role": "user", "content": "?"}])
+        except TemplateSyntaxError as error:
+            raise GatewayError(
+                Kind.MODEL_LOAD_FAILED, f"The chat template of '{served}' cannot be read: {error.message}"
+            ) from error
+        except (TemplateError, ValueError, TypeError) as error:
+            log.warning("%s: its chat template refuses a single user message: %s", served, error)
+
+
+def _turn(index: int, message: Message) -> dict[str, str]:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise GatewayError(
+            Kind.INVALID_REQUEST,
+            f"messages[{index}].role must be one of {', '.join(_ROLES)}.",
+            param=f"messages[{index}].role",
+        )
+    if not all(isinstance(part, Text) for part in message.content):
+        raise GatewayError(Kind.CAPABILITY, "This model takes text only.", param=f"messages[{index}].content")
+    return {"role": role, "content": message.text} | ({"name": message.name} if message.name else {})

@@ -1,0 +1,284 @@
+"""Where a local model comes from: a name goes in, a `Source` comes out.
+
+Two kinds of names, with different rights.  The operator's (`--model`) may be `demo`, a directory, a `.gguf` file or a
+hub id.  A request's may be a hub id and nothing else: it never becomes a path, and its form is checked before anything
+is touched.
+
+Resolving is quick and needs neither network nor torch; what takes long (downloading, converting) is `fetch`, which the
+thread that loads the model calls.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from illm.backends.local import demo
+from illm.backends.local.conversion import Progress, converted
+from illm.errors import ConfigError, GatewayError, Kind
+
+ModelKind = Literal["text", "embedding"]
+FoundKind = Literal["text", "embedding", "other"]
+
+WEIGHTS = "model.safetensors"
+DEMO_EMBEDDER = "all-MiniLM-L6-v2"
+
+# Pickles (*.bin, *.pt) and code (*.py) are left out by not being named.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_UNWANTED = ["onnx/*", "openvino/*", "original/*", "*.bin", "*.py"]
+
+# The hub's own rule, less what could be read as a path: no leading dot or dash, nothing but one slash inside.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)?")
+_HUB_ID_LENGTH = 96
+
+# A decoder's `...Model` without a head says nothing about pooling, so only encoders count as embedders by themselves.
+# fmt: off
+_ENCODERS = frozenset((
+    "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+    "eurobert", "flaubert", "layoutlm", "mobilebert", "modernbert", "mpnet", "nomic_bert", "nystromformer",
+    "rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "xlm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+))
+# fmt: on
+_GENERATING = ("ForCausalLM", "LMHeadModel")
+_CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
+
+_LOCAL_MODULES = ("torch", "transformers")
+_GGUF_MODULES = (*_LOCAL_MODULES, "gguf", "accelerate")
+_DEMO_MODULES = {
+    "text": (*_GGUF_MODULES, demo.PACKAGE),
+    "embedding": (*_LOCAL_MODULES, demo.EMBEDDER_PACKAGE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One model and where it is.
+
+    Args:
+        served: the id clients use.
+        directory: a safetensors directory; `None` until `fetch` has downloaded or converted it.
+        kind: what it is for.
+        gguf: the `.gguf` file it has to be converted from; `demo.PACKAGED` for the packaged one.
+        hub: the hub id it has to be downloaded from.
+    """
+
+    served: str
+    directory: Path | None
+    kind: ModelKind
+    gguf: Path | None = None
+    hub: str | None = None
+
+
+def resolve_named(name: str, kind: ModelKind) -> Source:
+    """Find the model an operator named at start.  A directory called like a hub id comes before the hub.
+
+    Args:
+        name: `demo`, a directory, a `.gguf` file or a hub id.
+        kind: what the operator wants it for.
+
+    Raises:
+        GatewayError: `MODEL_NOT_FOUND` where nothing of that name can be had, with what to do about it.
+    """
+    if name == "demo":
+        if kind == "embedding":
+            return Source(DEMO_EMBEDDER, demo.embedder_directory(), kind)
+        return Source("demo", None, kind, gguf=demo.PACKAGED)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return Source(path.stem, None, kind, gguf=path.resolve())
+    if path.is_dir():
+        path = path.resolve()
+        return Source(path.name, path, kind)
+    if not is_hub_id(name):
+        raise GatewayError(Kind.MODEL_NOT_FOUND, f"'{Path(name).name}' is neither a file or directory nor a hub id.")
+    return _from_hub(name, kind, download=True)
+
+
+def resolve_requested(name: str, kind: ModelKind = "text", *, download: bool = True) -> Source:
+    """Find the model a request named: a hub id, never a path.
+
+    Args:
+        name: what the client sent; nothing about it is trusted.
+        kind: what the client wants it for; where the files are already here, the answer's `kind` is what *they* say.
+        download: whether a model that is not in the hub cache may be downloaded (by `fetch`, later).
+
+    Raises:
+        GatewayError: `MODEL_NOT_FOUND`, whatever the reason; `CAPABILITY` for a model that makes neither text nor
+            embeddings.
+    """
+    if not is_hub_id(name):
+        raise GatewayError(Kind.MODEL_NOT_FOUND, f"The model {_shown(name)} does not exist.", param="model")
+    try:
+        source = _from_hub(name, kind, download=download)
+    except GatewayError as error:
+        raise GatewayError(error.kind, f"The model '{name}' does not exist.", param="model") from error
+    if source.directory is None:
+        return source
+    found = kind_in(source.directory)
+    if found == "other":
+        raise GatewayError(Kind.CAPABILITY, f"The model '{name}' makes neither text nor embeddings.", param="model")
+    return replace(source, kind=found)
+
+
+def fetch(source: Source, progress: Progress) -> Source:
+    """Return the source with its directory filled: downloaded or converted if it has to be.  Slow; uses torch.
+
+    Raises:
+        GatewayError: `MODEL_NOT_FOUND` where the hub does not have it, `MODEL_LOAD_FAILED` where it cannot be had.
+    """
+    if source.directory is not None:
+        return source
+    if source.gguf is not None:
+        return replace(source, directory=converted(source.gguf, progress))
+    if source.hub is None:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"The model '{source.served}' has no files.")
+    return replace(source, directory=_download(source.hub, progress))
+
+
+def check_named(name: str, kind: ModelKind = "text") -> None:
+    """Find the mistakes in an operator's choice that are cheap to find and certain, without network or torch.
+
+    Raises:
+        ConfigError: with a sentence that says what to do.
+    """
+    if not name.strip():
+        raise ConfigError("the model name is empty")
+    path = Path(name).expanduser()
+    if name == "demo":
+        _need(_DEMO_MODULES[kind], "demo", "the packaged demo model")
+    elif path.suffix == ".gguf":
+        _need(_GGUF_MODULES, "demo", "a GGUF file")
+        _check_gguf(path)
+    elif path.is_dir():
+        _need(_LOCAL_MODULES, "local", "a model in this process")
+        _check_directory(path)
+    elif not is_hub_id(name):
+        raise ConfigError(f"{name!r}: no such file or directory, and not a hub id such as 'org/name'")
+    else:
+        _need(_LOCAL_MODULES, "local", "a model in this process")
+        try:
+            _from_hub(name, kind, download=True)
+        except GatewayError as error:
+            raise ConfigError(error.message) from error
+
+
+def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKind:
+    """Say what a model is for.
+
+    Args:
+        config: its config.json.
+        sentence_files: whether sentence-transformers' modules.json lies beside it; then it embeds, whatever it is.
+    """
+    if sentence_files:
+        return "embedding"
+    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    if any(name.endswith(_GENERATING) for name in names):
+        return "text"
+    if config.get("model_type") not in _ENCODERS or config.get("is_decoder"):
+        return "other"
+    return "other" if any(name.endswith(_CLASSIFYING) for name in names) else "embedding"
+
+
+def kind_in(directory: Path) -> FoundKind:
+    """Say what the model in `directory` is for; `other` where its files do not say or cannot be read."""
+    config = read_json(directory / "config.json")
+    return kind_of(config, sentence_files=(directory / "modules.json").is_file()) if config else "other"
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether every safetensors file that the model needs is there."""
+    if (directory / WEIGHTS).is_file():
+        return True
+    shards = read_json(directory / f"{WEIGHTS}.index.json").get("weight_map")
+    return isinstance(shards, dict) and all((directory / str(name)).is_file() for name in set(shards.values()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form of a hub id (`name` or `org/name`) and could not be read as a path."""
+    return len(name) <= _HUB_ID_LENGTH and _HUB_ID.fullmatch(name) is not None and ".." not in name
+
+
+def _from_hub(name: str, kind: ModelKind, *, download: bool) -> Source:
+    if find_spec("huggingface_hub") is None:
+        raise GatewayError(
+            Kind.MODEL_NOT_FOUND, f"'{name}' would come from the hub, which needs the extra: pip install 'illm[local]'"
+        )
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    if isinstance(config, str) and has_weights(Path(config).parent):
+        return Source(name, Path(config).parent, kind, hub=name)
+    if constants.is_offline_mode() or not download:
+        raise GatewayError(Kind.MODEL_NOT_FOUND, _unreachable(name))
+    return Source(name, None, kind, hub=name)
+
+
+def _download(name: str, progress: Progress) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    progress(f"downloading {name}", None)
+    try:
+        directory = Path(
+            snapshot_download(name, cache_dir=constants.HF_HUB_CACHE, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        )
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        if isinstance(error, GatedRepoError):
+            raise GatewayError(
+                Kind.MODEL_LOAD_FAILED, f"'{name}' asks for its terms to be accepted on the hub, and for a token."
+            ) from error
+        raise GatewayError(Kind.MODEL_NOT_FOUND, f"The hub has no model '{name}'.", param="model") from error
+    except Exception as error:  # whatever the client library's network raises: a few dozen types
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, _unreachable(name)) from error
+    if not has_weights(directory):
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED, f"'{name}' has no safetensors weights; pickled weights are not loaded."
+        )
+    return directory
+
+
+def _unreachable(name: str) -> str:
+    return (
+        f"'{name}': no such directory, the hub cannot be reached and the model is not in its cache; "
+        "for a model that needs neither: pip install 'illm[demo]' and --model demo"
+    )
+
+
+def _need(modules: tuple[str, ...], extra: str, purpose: str) -> None:
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"{purpose} needs {', '.join(missing)}: pip install 'illm[{extra}]'")
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise ConfigError(f"{path}: not a GGUF file")
+
+
+def _check_directory(path: Path) -> None:
+    if not read_json(path / "config.json"):
+        raise ConfigError(f"{path}: no config.json that could be read, so this is no model directory")
+    if not has_weights(path):
+        raise ConfigError(f"{path}: no safetensors weights (pickled weights are not loaded)")
+
+
+def _shown(name: str) -> str:
+    """A client's own words, short and printable enough to give back."""
+    return repr(name if len(name) <= _HUB_ID_LENGTH else name[:_HUB_ID_LENGTH] + "…")
