@@ -96,12 +96,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embed:
-    """Texts (or token ids) to turn into vectors."""
+    """Texts (or token ids) to turn into vectors.
+
+    `explicit` says that `model` is meant as an embedding model and nothing else (`embedding_model` was given); else it
+    may name a generating model, beside which the configured embedding model answers.
+    """
 
     inputs: tuple[Prompt, ...]
     dimensions: int | None = None
     base64: bool = False
     model: str | None = None
+    explicit: bool = False
     framework: str | None = None
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     needs: Capability = Capability.EMBEDDINGS

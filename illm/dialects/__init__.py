@@ -1,0 +1,1 @@
+"""Wire formats: one package a dialect, each made of pure functions and sans-IO objects."""
