@@ -1,0 +1,58 @@
+"""What a request parser says: small frozen values, the same whichever engine is behind it."""
+
+from dataclasses import dataclass
+
+
+class Refusal(Exception):  # noqa: N818  # a verdict, not a malfunction
+    """A request that must not be served; raised inside this package, answered as `Refused`.
+
+    Args:
+        status: the HTTP status to answer with.
+        reason: one sentence for the client.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request has begun.
+
+    `headers` have lowercase names and keep their order; `version` is `"1.0"` or `"1.1"`.  `length` is the body's size
+    in bytes, `None` when it comes in chunks.  `keep_alive` is what the client asked for, `expect_continue` says that it
+    waits for a `100 Continue` before it sends the body.
+    """
+
+    method: str
+    target: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    length: int | None
+    keep_alive: bool
+    expect_continue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A piece of the request's body, never empty."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The request is complete.  Later bytes are held until `RequestParser.next_request`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Answer with `status` and close: nothing after this point of the stream can be trusted."""
+
+    status: int
+    reason: str
+
+
+Event = Head | Body | End | Refused

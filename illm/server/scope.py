@@ -1,0 +1,58 @@
+"""The ASGI scope of a request: a pure function of its head and its connection."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+
+from illm.http11 import Head, split_target
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Register = Callable[[Callable[[], None]], None]
+
+Address = tuple[str, int | None]
+
+
+class Ends(NamedTuple):
+    """The two addresses of a connection, as ASGI wants them; a Unix socket's server is its path and `None`."""
+
+    client: Address | None
+    server: Address | None
+
+
+def http_scope(head: Head, ends: Ends, *, state: dict[str, Any], register: Register, root_path: str) -> Scope:
+    """Build the scope.
+
+    Args:
+        head: the request.
+        ends: the connection's addresses.
+        state: the lifespan's state; the request gets a copy.
+        register: what the extension `illm.disconnect` offers.
+        root_path: where the application is mounted.
+
+    Raises:
+        Refusal: if the target cannot be understood.
+    """
+    target = split_target(head.method, head.target)
+    headers = head.headers
+    if target.authority is not None:
+        # RFC 9112 3.2.2: an absolute target's authority replaces whatever Host says.
+        headers = [(b"host", target.authority), *((k, v) for k, v in headers if k != b"host")]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.version,
+        "method": head.method,
+        "scheme": "http",
+        "path": root_path + target.path if root_path else target.path,
+        "raw_path": target.raw_path,
+        "query_string": target.query,
+        "root_path": root_path,
+        "headers": headers,
+        "client": ends.client,
+        "server": ends.server,
+        "state": state.copy(),
+        "extensions": {"illm.disconnect": {"register": register}},
+    }
