@@ -1,0 +1,36 @@
+"""A continuous-batching text engine over an unmodified Transformers model.
+
+    engine = Engine(model, decode)
+    engine.add(SequenceRequest(id=1, prompt=ids, max_new_tokens=64, eos=frozenset({2})))
+    while engine.busy:
+        for output in engine.step():
+            ...
+
+It is synchronous and belongs to one thread: whoever owns the thread loads the model there, tokenises, and posts the
+outputs on.  Nothing here knows about chats, actors or HTTP.
+
+Which file has which idea: `sequence` what is asked and how far it got, `scheduler` which tokens run next, `blocks` who
+holds which piece of KV memory, `kv` the memory itself, `attention` how packed tokens of many sequences look only at
+their own past, `runner` one forward, `sampler` logits to ids, `packed` faster linear layers, `architecture` which
+models this can drive, `selfcheck` whether it drives this one rightly.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from illm.backends.local.engine.architecture import UnsupportedModel, supports
+from illm.backends.local.engine.sequence import RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.stats import Stats
+
+if TYPE_CHECKING:
+    from illm.backends.local.engine.engine import Engine
+
+__all__ = ["Engine", "RequestTooLarge", "SequenceOutput", "SequenceRequest", "Stats", "UnsupportedModel", "supports"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; whoever only asks `supports` or builds a request need not wait for it.
+    if name == "Engine":
+        from illm.backends.local.engine.engine import Engine
+
+        return Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""The engine: schedule, run, sample, and turn tokens into text, one step at a time."""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from illm.backends.local.engine import selfcheck
+from illm.backends.local.engine.architecture import UnsupportedModel, position_limit, supports
+from illm.backends.local.engine.attention import NAME
+from illm.backends.local.engine.blocks import BlockPool
+from illm.backends.local.engine.kv import KVSlab, default_tokens
+from illm.backends.local.engine.packed import pack
+from illm.backends.local.engine.runner import Runner
+from illm.backends.local.engine.sampler import sample
+from illm.backends.local.engine.scheduler import Scheduler
+from illm.backends.local.engine.sequence import LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.stats import Stats
+
+_log = logging.getLogger(__name__)
+_UNSAID_CONTEXT = 8192  # where a model names no limit: what the default memory is sized for
+
+
+class Engine:
+    """Continuous batching over one causal language model.
+
+    Make it and use it in one thread, the one that loaded the model.  The model becomes the engine's: its attention
+    function is replaced, and its linear layers may be.
+
+    Args:
+        model: a Transformers model for causal language modelling, in eval mode, on its device.
+        decode: token ids to text, special tokens left out.
+        kv_tokens: how many tokens the KV memory holds; by default a part of what is free.
+        max_sequences: how many sequences may be in the batch.
+        busy_chunk: prompt tokens a step while other sequences decode; it bounds their pauses.
+        idle_chunk: prompt tokens a step while none does.
+        packed: lay bfloat16 weights out for the CPU, where it can.
+        check: compare the engine's logits with the model's own first.
+
+    Raises:
+        UnsupportedModel: the engine cannot drive this model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        kv_tokens: int | None = None,
+        max_sequences: int = 64,
+        busy_chunk: int = 48,
+        idle_chunk: int = 512,
+        packed: bool = True,
+        check: bool = True,
+    ) -> None:
+        if (reason := supports(model.config)) is not None:
+            raise UnsupportedModel(reason)
+        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            raise UnsupportedModel("its head cannot be applied to chosen positions")
+        expected = selfcheck.reference(model) if check else None
+        model.set_attn_implementation(NAME)
+        shapes = selfcheck.probe(model)
+        limit = position_limit(model.config)
+        if kv_tokens is None:
+            kv_tokens = default_tokens(shapes, model.device, limit or _UNSAID_CONTEXT, max_sequences)
+        kv = KVSlab(shapes, kv_tokens, model.device)
+        layers = pack(model) if packed else 0
+        self._decode = decode
+        self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._runner = Runner(model, kv)
+        self._kv_total = kv.tokens
+        self.context = min(limit or kv.tokens, kv.tokens)
+        pool = BlockPool(kv.blocks)
+        if expected is not None:
+            selfcheck.check(self._runner, pool, expected)
+        self._scheduler = Scheduler(pool, max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk)
+        self._sequences: dict[int, LiveSequence] = {}
+        self._steps = self._prompt_tokens = self._generated = self._recomputed = self._finished = self._aborted = 0
+        _log.info(
+            "engine ready: KV memory for %d tokens, context %d, %d packed layers", kv.tokens, self.context, layers
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._sequences)
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot of the counters; any thread may ask."""
+        scheduler = self._scheduler
+        return Stats(
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            recomputed_tokens=self._recomputed,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            finished=self._finished,
+            aborted=self._aborted,
+            preemptions=scheduler.preemptions,
+            kv_used=scheduler.kv_used,
+            kv_total=self._kv_total,
+        )
+
+    def add(self, request: SequenceRequest) -> None:
+        """Queue a sequence; it joins the batch at one of the next steps.
+
+        Raises:
+            RequestTooLarge: prompt and answer together exceed `context`.
+            ValueError: the id is taken, or a token is not in the vocabulary.
+        """
+        wanted = len(request.prompt) + request.max_new_tokens
+        if wanted > self.context:
+            raise RequestTooLarge(
+                f"{len(request.prompt)} prompt tokens and {request.max_new_tokens} new ones are {wanted}, "
+                f"more than the {self.context} there is room for"
+            )
+        if request.id in self._sequences:
+            raise ValueError(f"sequence {request.id} is already here")
+        if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
+            raise ValueError(f"token ids are from 0 to {self._vocabulary - 1}")
+        sequence = LiveSequence(request, self._decode)
+        self._sequences[request.id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, id: int) -> None:  # noqa: A002
+        """Take a sequence out, whatever its state, and free its memory; an unknown id is ignored."""
+        sequence = self._sequences.pop(id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+            self._aborted += 1
+
+    def step(self) -> list[SequenceOutput]:
+        """Run one forward and return what it added to each sequence that got a token; [] when idle."""
+        pieces = self._scheduler.plan()
+        if not pieces:
+            return []
+        sampling, logits = self._runner.run(pieces)
+        self._steps += 1
+        for sequence, start, size, _ in pieces:
+            fresh = min(max(start, sequence.reached), start + size)
+            sequence.reached = max(sequence.reached, start + size)
+            self._recomputed += fresh - start
+            self._prompt_tokens += max(0, min(start + size, len(sequence.request.prompt)) - fresh)
+        outputs = []
+        for sequence, token in zip(sampling, sample(logits, sampling) if sampling else [], strict=True):
+            output = sequence.accept(token)
+            self._generated += 1
+            if output.finish is not None:
+                del self._sequences[output.id]
+                self._scheduler.remove(sequence)
+                self._finished += 1
+            outputs.append(output)
+        return outputs

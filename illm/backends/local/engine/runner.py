@@ -1,0 +1,55 @@
+"""One forward: pieces in, logits of the rows that sample out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from illm.backends.local.engine.attention import PackedStep, attending
+from illm.backends.local.engine.kv import KVSlab
+from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.sequence import LiveSequence
+
+
+class Runner:
+    """A model and its KV memory.
+
+    Args:
+        model: a causal language model whose attention function is ours.
+        kv: sized for it.
+    """
+
+    def __init__(self, model: Any, kv: KVSlab) -> None:
+        self._model = model
+        self._kv = kv
+
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
+        """Compute the pieces, and mark them as computed.
+
+        Returns:
+            the sequences that sample now, and their logits, `(len(sequences), vocabulary)`.
+        """
+        # Neighbours in length share an attention call, see `attention`.
+        ordered = sorted(pieces, key=lambda piece: (piece.size > 1, piece.start))
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        sampling: list[LiveSequence] = []
+        for sequence, start, size, samples in ordered:
+            tokens += sequence.tokens[start : start + size]
+            positions += range(start, start + size)
+            if samples:
+                wanted.append(len(tokens) - 1)
+                sampling.append(sequence)
+        device = self._kv.device
+        with torch.inference_mode(), attending(PackedStep(ordered, self._kv)):
+            logits = self._model(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                # The head is the widest layer of all: only for rows that need it.
+                logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),
+            ).logits[0]
+        for sequence, _, size, _ in ordered:
+            sequence.computed += size
+        return sampling, logits

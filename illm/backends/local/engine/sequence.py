@@ -1,0 +1,125 @@
+"""One sequence: what was asked, and how far it got.  Knows no tensors."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from illm.core.detokenizer import Detokenizer
+from illm.core.stops import StopCutter
+
+
+class RequestTooLarge(ValueError):  # noqa: N818  # names the thing refused
+    """The sequence could never fit the model's context or the KV memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceRequest:
+    """One choice of one request.
+
+    Args:
+        id: unique over the engine's life, given by the caller.
+        prompt: token ids, at least one.
+        max_new_tokens: at least one.
+        temperature: 0 is greedy.
+        top_p: the nucleus, in (0, 1]; 1 is off.
+        top_k: 0 is off.
+        repetition_penalty: as in Transformers: it counts the prompt too, 1 is off.
+        seed: makes the sequence repeatable whatever runs beside it.
+        stop: strings that end the text and are not shown.
+        eos: token ids that end the text and are not shown; empty to ignore the model's own.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    id: int
+    prompt: Sequence[int]
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    eos: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("prompt", len(self.prompt) >= 1),
+            ("max_new_tokens", self.max_new_tokens >= 1),
+            ("temperature", math.isfinite(self.temperature) and self.temperature >= 0),
+            ("top_p", 0 < self.top_p <= 1),
+            ("top_k", self.top_k >= 0),
+            ("repetition_penalty", math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0),
+        ):
+            if not good:
+                raise ValueError(f"{name} is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What one step added to one sequence.
+
+    Args:
+        id: the request's.
+        text: may be empty while a character or a possible stop string is undecided.
+        tokens: new tokens in this step, the end-of-text token included.
+        finish: "stop" or "length" with the last output, None before.
+    """
+
+    id: int
+    text: str
+    tokens: int
+    finish: str | None
+
+
+class LiveSequence:
+    """A request in the engine.
+
+    `tokens` is prompt and answer in one list, and `computed` counts how many of them have their keys and values in
+    `blocks`.  Prefill, decoding and recomputation after a preemption are therefore the same thing: tokens that are
+    not computed yet.  Dropping the blocks never touches text that has already gone out.  `reached` is the most that
+    `computed` has ever been.
+    """
+
+    __slots__ = ("_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens")
+
+    def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
+        self.request = request
+        self.tokens = list(request.prompt)
+        self.computed = self.reached = 0
+        self.blocks: list[int] = []
+        # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
+        self._rng = random.Random(request.seed)  # noqa: S311
+        self._detokenizer = Detokenizer(decode, request.prompt)
+        self._cutter = StopCutter(request.stop)
+
+    @property
+    def pending(self) -> int:
+        """How many tokens have to go through the model before the next one can be sampled."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    def draw(self) -> float:
+        """Return the next number of the sequence's own stream, uniform in [0, 1)."""
+        return self._rng.random()
+
+    def accept(self, token: int) -> SequenceOutput:
+        """Append a sampled token and return what may be shown of it."""
+        self.tokens.append(token)
+        if token in self.request.eos:
+            return self._output(self._finish(self._detokenizer.close()), "stop")
+        text = self._detokenizer.feed((token,))
+        if self.generated == self.request.max_new_tokens:
+            return self._output(self._finish(text + self._detokenizer.close()), "length")
+        return self._output(self._cutter.feed(text), None)
+
+    def _finish(self, text: str) -> str:
+        return self._cutter.feed(text) + self._cutter.close()
+
+    def _output(self, text: str, finish: str | None) -> SequenceOutput:
+        return SequenceOutput(self.request.id, text, 1, "stop" if self._cutter.hit is not None else finish)
