@@ -125,7 +125,7 @@ class Config:
     max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
     first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
     request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))
-    write_timeout: float = _option(30.0, "seconds a client may refuse to read", _number(float, 0.001))
+    client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", _number(float, 0.001))
     drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
     max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
 

@@ -1,0 +1,118 @@
+"""The application: one callable that any ASGI server can run, any framework can mount, any number of times."""
+
+import hmac
+import logging
+import os
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from illm.actors.directory import Directory
+from illm.asgi.exchange import ClientGoneError, Exchange, Receive, Send
+from illm.asgi.routes import MethodNotAllowedError, find_handler, find_route
+from illm.asgi.runtime import Runtime
+from illm.config import Config, load
+from illm.errors import GatewayError, Kind
+
+logger = logging.getLogger("illm.asgi")
+
+
+class Gateway:
+    """The ASGI application.
+
+    Args:
+        config: everything the operator said.
+        make_directory: builds the actors' directory; called once an event loop.
+    """
+
+    def __init__(self, config: Config, make_directory: Callable[[], Directory]) -> None:
+        self.config = config
+        self._runtime = Runtime(make_directory)
+        self._key = config.api_key.encode() if config.api_key else None
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await self._live(receive, send)
+            case "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1003})
+
+    def running(self) -> AbstractAsyncContextManager[Directory]:
+        """Run the backends while the block lasts: for hosts that mount the application and forward no lifespan."""
+        return self._runtime.running()
+
+    def begin_drain(self) -> None:
+        """Answer `draining` from now on and take no more work; called by our own server at the first signal."""
+        self._runtime.drain()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        stage = "startup"
+        try:
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                stage = "shutdown"
+                await receive()
+        except Exception as error:
+            logger.exception("%s of the backends failed", stage)
+            await send({"type": f"lifespan.{stage}.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        config = self.config
+        exchange = Exchange(scope, receive, send, limit=config.max_body_bytes, patience=config.client_timeout)
+        try:
+            await self._answer(exchange)
+        except ClientGoneError:
+            exchange.record.error = "client_gone"
+        finally:
+            exchange.record.emit()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            route = find_route(exchange.path)
+            if route is not None:
+                exchange.record.route = route.path
+            if self._key is not None and not (route is not None and route.public):
+                self._authorize(exchange, self._key)
+            handler = find_handler(route, exchange.record.method)
+            await handler(exchange, await self._runtime.directory(), self.config)
+        except MethodNotAllowedError as error:
+            await exchange.refuse(error, headers=[(b"allow", error.allow.encode())])
+        except GatewayError as error:
+            if error.__cause__ is not None:
+                logger.error("%s: %s", exchange.record.request_id, error, exc_info=error.__cause__)
+            await exchange.refuse(error)
+        except ClientGoneError:
+            raise
+        except Exception:
+            logger.exception("%s: the handler failed", exchange.record.request_id)
+            exchange.record.error = "internal"
+            if not exchange.started:  # else the server sees an unfinished response and cuts the connection
+                await exchange.refuse(GatewayError(Kind.INTERNAL, "The gateway failed on this request"))
+
+    @staticmethod
+    def _authorize(exchange: Exchange, key: bytes) -> None:
+        scheme, _, theirs = exchange.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(theirs.strip(), key):
+            raise GatewayError(Kind.UNAUTHORIZED, "A valid key is required: send `Authorization: Bearer <key>`")
+
+
+def create_app(config: Config | None = None) -> Gateway:
+    """Build the application.
+
+    Args:
+        config: the configuration; read from the environment (`ILLM_*`) when none is given.
+
+    Raises:
+        ConfigError: the environment holds a value that cannot be.
+    """
+    from illm.build import build_directory
+
+    settled = load(os.environ) if config is None else config
+    return Gateway(settled, lambda: build_directory(settled))

@@ -1,0 +1,28 @@
+"""`/v1/embeddings`."""
+
+import anyio.lowlevel
+
+from illm.actors.directory import Directory
+from illm.asgi.exchange import Exchange
+from illm.asgi.json_request import read_json
+from illm.asgi.relay import collect
+from illm.config import Config
+from illm.core.events import Done, Vectors
+from illm.dialects import openai
+
+
+async def embed(exchange: Exchange, directory: Directory, config: Config) -> None:
+    """Turn texts into vectors."""
+    request = openai.parse_embeddings(await read_json(exchange))
+    ref = directory.find(request)
+    exchange.record.backend, exchange.record.model = ref.served.framework, ref.model
+    with ref.call(request) as call:
+        events = await collect(call, exchange, first=config.first_token_timeout)
+    rows = [row for event in events if isinstance(event, Vectors) for row in event.rows]
+    usage = next(event.usage for event in events if isinstance(event, Done))
+    exchange.record.prompt_tokens = usage.prompt_tokens
+    body = bytearray()
+    for piece in openai.embeddings_body(request, model=ref.model, rows=rows, prompt_tokens=usage.prompt_tokens):
+        body += piece
+        await anyio.lowlevel.checkpoint()  # a large answer must not hold the loop while it is written out
+    await exchange.respond(bytes(body))

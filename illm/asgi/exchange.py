@@ -1,0 +1,170 @@
+"""One HTTP exchange: the request as read, the response as written, and what the access log will say of it."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import anyio
+
+from illm.asgi.access_log import Record
+from illm.dialects import openai
+from illm.errors import GatewayError, Kind
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class ClientGoneError(Exception):
+    """The client left, or stalled for too long; nobody is there to answer."""
+
+
+class Exchange:
+    """One request and its one response.
+
+    Args:
+        scope, receive, send: as ASGI hands them over.
+        limit: largest request body, bytes.
+        patience: seconds the client may stall while sending its body or reading the response.
+    """
+
+    __slots__ = (
+        "_on_own_server",
+        "_patience",
+        "_receive",
+        "_send",
+        "_size",
+        "_unread",
+        "headers",
+        "limit",
+        "record",
+        "scope",
+        "started",
+    )
+
+    def __init__(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, *, limit: int, patience: float
+    ) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.limit = limit
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._patience = patience
+        self._size = 0
+        self._unread = True
+        self._on_own_server = "illm.disconnect" in (scope.get("extensions") or {})
+        theirs = self.headers.get(b"x-request-id", b"")
+        ours = theirs if _REQUEST_ID.fullmatch(theirs) else uuid4().hex.encode()
+        self.record = Record(request_id=ours.decode("ascii"), method=scope["method"], began=monotonic())
+
+    @property
+    def path(self) -> str:
+        """The path below the mount point."""
+        path: str = self.scope["path"]
+        root: str = self.scope.get("root_path") or ""
+        # Servers and frameworks differ on whether `path` still has the mount point in front.
+        return path[len(root) :] if root and path.startswith(root + "/") else path
+
+    async def read(self) -> bytes | None:
+        """Return the next piece of the body, or None after the last.
+
+        Raises:
+            GatewayError: larger than `limit`, or too slow.
+            ClientGoneError: the client left in the middle.
+        """
+        if not self._unread:
+            return None
+        message = await self._receive_in_time()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk: bytes = message.get("body", b"")
+        self._unread = message.get("more_body", False)
+        self._size += len(chunk)
+        if self._size > self.limit:
+            raise GatewayError(Kind.TOO_LARGE, f"The request body is larger than {self.limit} bytes")
+        return chunk
+
+    async def body(self) -> bytes:
+        """Return the whole body.  Raises as `read`."""
+        chunks = []
+        while (chunk := await self.read()) is not None:
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def start(self, content_type: bytes, *, status: int = 200, headers: Headers = ()) -> None:
+        """Send the head; every response carries the request id."""
+        self.started = True
+        self.record.status = status
+        common = ((b"content-type", content_type), (b"x-request-id", self.record.request_id.encode()))
+        await self._write({"type": "http.response.start", "status": status, "headers": [*common, *headers]})
+
+    async def start_stream(self, content_type: bytes) -> None:
+        """Send the head of a stream that nobody on the way may buffer or keep."""
+        await self.start(content_type, headers=_STREAM_HEADERS)
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send a part of the body; the last one with `more=False`."""
+        await self._write({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def respond(
+        self, body: bytes, *, status: int = 200, content_type: bytes = JSON, headers: Headers = ()
+    ) -> None:
+        """Send a whole response."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.start(content_type, status=status, headers=[length, *headers])
+        await self.write(body, more=False)
+
+    async def refuse(self, error: GatewayError, headers: Headers = ()) -> None:
+        """Answer with an error, with the status and the retry hints of its kind."""
+        self.record.error = error.kind.name.lower()
+        body = openai.error_body(error)
+        await self.respond(body, status=error.kind.value.status, headers=[*openai.error_headers(error), *headers])
+
+    @asynccontextmanager
+    async def watching(self, on_leave: Callable[[], None]) -> AsyncIterator[None]:
+        """Have `on_leave` called, once and synchronously, if the client goes while the block runs.
+
+        The body must have been read.  Nothing may be raised in the block but cancellation: on a foreign server it runs
+        in a task group, which would wrap the exception.
+        """
+        if self._on_own_server:  # its callback spares a task
+            self.scope["extensions"]["illm.disconnect"]["register"](on_leave)
+            yield
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch, self._receive, on_leave)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _receive_in_time(self) -> Message:
+        if self._on_own_server:  # which has deadlines of its own
+            return await self._receive()
+        with anyio.move_on_after(self._patience):
+            return await self._receive()
+        raise GatewayError(Kind.TIMEOUT, "The request body did not arrive in time")
+
+    async def _write(self, message: Message) -> None:
+        try:
+            if self._on_own_server:
+                await self._send(message)
+            else:
+                with anyio.fail_after(self._patience):
+                    await self._send(message)
+        except OSError as error:  # TimeoutError is one
+            raise ClientGoneError from error
+
+
+async def _watch(receive: Receive, on_leave: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_leave()

@@ -1,0 +1,53 @@
+"""`/v1/chat/completions` and `/v1/completions`."""
+
+from dataclasses import replace
+from time import time
+from uuid import uuid4
+
+from illm.actors.directory import Directory
+from illm.actors.ref import Ref
+from illm.asgi.exchange import Exchange
+from illm.asgi.json_request import read_json
+from illm.asgi.relay import Encoder, relay
+from illm.config import Config
+from illm.core.requests import Generate
+from illm.dialects import openai
+
+COMPLETION_TOKENS = 16
+"""What OpenAI's legacy endpoint generates where nobody says how much."""
+
+
+async def chat(exchange: Exchange, directory: Directory, config: Config) -> None:
+    """Answer a conversation with one assistant turn."""
+    request = openai.parse_chat(await read_json(exchange))
+    request = replace(request, sampling=request.sampling.over(config.sampling))
+    ref = _choose(exchange, directory, request)
+    encoder = openai.chat_encoder(request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.model)
+    await _answer(exchange, ref, config, request, encoder)
+
+
+async def complete(exchange: Exchange, directory: Directory, config: Config) -> None:
+    """Continue raw prompts."""
+    request = openai.parse_completion(await read_json(exchange))
+    sampling = request.sampling.over(config.sampling)
+    if sampling.max_tokens is None:
+        sampling = replace(sampling, max_tokens=COMPLETION_TOKENS)
+    request = replace(request, sampling=sampling)
+    ref = _choose(exchange, directory, request)
+    encoder = openai.completion_encoder(request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.model)
+    await _answer(exchange, ref, config, request, encoder)
+
+
+def _choose(exchange: Exchange, directory: Directory, request: Generate) -> Ref:
+    ref = directory.find(request)
+    exchange.record.backend, exchange.record.model = ref.served.framework, ref.model
+    refusal = openai.unsupported(request.body, ref.served.supported)
+    if refusal is not None:
+        raise refusal
+    return ref
+
+
+async def _answer(exchange: Exchange, ref: Ref, config: Config, request: Generate, encoder: Encoder) -> None:
+    first, whole = config.first_token_timeout, config.request_timeout
+    with ref.call(request) as call:
+        await relay(exchange, call, encoder, stream=request.stream, first=first, whole=whole)

@@ -1,0 +1,153 @@
+"""The pump: from an actor's reply, through an encoder, to the client.
+
+Before the first byte every failure still has a status, so it is raised.  After it the failure becomes an error event:
+never a clean end.  One cancel scope a request carries both deadlines.
+"""
+
+from contextlib import suppress
+from time import monotonic
+from typing import Protocol
+
+import anyio
+
+from illm.actors.call import Call
+from illm.asgi.access_log import Record
+from illm.asgi.exchange import ClientGoneError, Exchange
+from illm.core.events import Delta, Done, Event, Failed, Usage
+from illm.errors import GatewayError, Kind
+
+
+class Encoder(Protocol):
+    """Events in, bytes out; see `illm.dialects.openai`."""
+
+    content_type: bytes
+
+    def feed(self, events: list[Event]) -> bytes:
+        """Return what can be sent now."""
+
+    def close(self) -> bytes:
+        """Return the rest, once `Done` has been fed."""
+
+    def fail(self, error: GatewayError) -> bytes:
+        """Return the end of a response that has begun and cannot be finished."""
+
+
+async def relay(exchange: Exchange, call: Call, encoder: Encoder, *, stream: bool, first: float, whole: float) -> None:
+    """Answer a request from its call's reply.
+
+    Args:
+        exchange: where to write.
+        call: entered by the caller, who leaves it.
+        encoder: of the client's dialect.
+        stream: whether to send what there is, or everything at the end.
+        first, whole: seconds until the first event, and for everything.
+
+    Raises:
+        GatewayError: it failed before the first byte.
+        ClientGoneError: nobody is there any more.
+    """
+    began = anyio.current_time()
+    error: GatewayError | None = None
+    async with exchange.watching(call.leave):
+        # The extra scope outside the pump: inside a task group an error must be a value.
+        with anyio.CancelScope(deadline=began + first) as scope:
+            error = await _pump(exchange, call, encoder, scope, began + whole, stream=stream)
+        if scope.cancelled_caught:
+            error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
+        if error is not None and exchange.started and not call.left:
+            error = await _end_badly(exchange, encoder, error)
+    if call.left:
+        raise ClientGoneError
+    if error is not None:
+        raise error
+
+
+async def _pump(
+    exchange: Exchange, call: Call, encoder: Encoder, scope: anyio.CancelScope, end: float, *, stream: bool
+) -> GatewayError | None:
+    record = exchange.record
+    waiting = True
+    try:
+        while True:
+            events = await call.reply.take()
+            if waiting:
+                waiting = False
+                scope.deadline = end
+                _note_first(record, call)
+            last = events[-1]
+            if type(last) is Failed:
+                return last.error
+            data = encoder.feed(events)
+            if type(last) is Done:
+                _note_usage(record, last.usage)
+                await _finish(exchange, encoder, data, stream=stream)
+                return None
+            if stream and data:
+                if not exchange.started:
+                    await exchange.start_stream(encoder.content_type)
+                await exchange.write(data)
+                record.completion_tokens = (record.completion_tokens or 0) + sum(
+                    event.tokens for event in events if type(event) is Delta
+                )
+    except anyio.EndOfStream:
+        return GatewayError(Kind.BACKEND_DIED, "The backend died while it answered")
+    except (anyio.BrokenResourceError, ClientGoneError):
+        call.leave()
+        return None
+
+
+async def _finish(exchange: Exchange, encoder: Encoder, data: bytes, *, stream: bool) -> None:
+    if not stream:
+        await exchange.respond(data + encoder.close(), content_type=encoder.content_type)
+        return
+    if not exchange.started:
+        await exchange.start_stream(encoder.content_type)
+    await exchange.write(data + encoder.close(), more=False)
+
+
+async def _end_badly(exchange: Exchange, encoder: Encoder, error: GatewayError) -> GatewayError | None:
+    exchange.record.error = error.kind.name.lower()
+    with anyio.move_on_after(5):
+        with suppress(ClientGoneError):
+            await exchange.write(encoder.fail(error), more=False)
+    return None
+
+
+async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event]:
+    """Wait for a whole reply that is not text (embeddings), and return its events.  Raises as `relay`."""
+    events: list[Event] = []
+    error: GatewayError | None = None
+    async with exchange.watching(call.leave):
+        with anyio.CancelScope(deadline=anyio.current_time() + first) as scope:
+            error = await _gather(call, events)
+        if scope.cancelled_caught:
+            error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
+    if call.left:
+        raise ClientGoneError
+    if error is not None:
+        raise error
+    _note_first(exchange.record, call)
+    return events
+
+
+async def _gather(call: Call, events: list[Event]) -> GatewayError | None:
+    try:
+        while not (events and type(events[-1]) is Done):
+            events += await call.reply.take()
+            if type(events[-1]) is Failed:
+                return events[-1].error
+    except anyio.EndOfStream:
+        return GatewayError(Kind.BACKEND_DIED, "The backend died while it answered")
+    except anyio.BrokenResourceError:
+        pass
+    return None
+
+
+def _note_first(record: Record, call: Call) -> None:
+    now = monotonic()
+    record.ttft = now - record.began
+    record.queue = (call.taken_at or now) - call.queued_at
+
+
+def _note_usage(record: Record, usage: Usage) -> None:
+    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens

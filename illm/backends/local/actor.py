@@ -1,0 +1,152 @@
+"""The actor of a local model: owns its threads, hands calls to them, and spreads what they make over the replies.
+
+It takes no more from its mailbox than the engine can hold: a few calls beyond what runs, so that prompts are ready
+when a place falls free.  The rest waits where it can be counted, refused and withdrawn.
+"""
+
+import logging
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import anyio
+
+from illm.actors.call import Call
+from illm.actors.inbox import Inbox
+from illm.actors.loop import poster
+from illm.backends.local.threads import EngineThread, Outbox
+from illm.backends.local.work import Batch, Work
+from illm.core.events import Done, Failed
+from illm.errors import GatewayError, Kind
+
+logger = logging.getLogger("illm.local")
+
+STEP_LIMIT = 300.0
+"""Seconds that one step may take before the device counts as wedged."""
+
+_WATCH_EVERY = 5.0
+_STOP_LIMIT = 10.0
+
+
+class EngineDiedError(Exception):
+    """The engine thread ended on its own; the supervisor makes a new one."""
+
+
+class Slot:
+    """What outlives an actor's crash: its last thread, and where `/healthz` finds its counters."""
+
+    def __init__(self) -> None:
+        self.thread: EngineThread | None = None
+        self.work: Work | None = None
+        self.progress: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is known of the model right now."""
+        if self.work is not None:
+            return self.work.describe()
+        return {"progress": self.progress} if self.progress else {}
+
+
+class LocalActor:
+    """One local model.
+
+    Args:
+        name: the model's served name.
+        load: loads it and returns its work; runs in the engine thread.
+        slot: shared with the actors before and after this one.
+        capacity: calls that may be with the engine at once.
+        step_limit: seconds; see `STEP_LIMIT`.
+    """
+
+    def __init__(
+        self, name: str, load: Callable[[], Work], slot: Slot, *, capacity: int, step_limit: float = STEP_LIMIT
+    ) -> None:
+        self._name, self._load, self._slot = name, load, slot
+        self._capacity, self._step_limit = capacity, step_limit
+        self._calls: dict[int, Call] = {}
+        self._ids = count()
+        self._room = anyio.Event()
+        self._loaded = anyio.Event()
+        self._ended = anyio.Event()
+        self._error: BaseException | None = None
+
+    async def run(self, inbox: Inbox, ready: Callable[[], None]) -> None:
+        """See `illm.actors.actor.Actor`."""
+        if self._slot.thread is not None and self._slot.thread.alive:
+            # Two copies of a model may not fit, and the old one holds the device.
+            raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
+        post = poster()
+        thread = EngineThread(
+            self._name,
+            self._load,
+            Outbox(post, self._deliver),
+            loaded=lambda work: self._note(post, work),
+            ended=lambda error: self._note_end(post, error),
+        )
+        self._slot.thread = thread
+        thread.start()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, thread)
+                await self._loaded.wait()
+                ready()
+                await self._take_calls(inbox, thread)
+        finally:
+            thread.stop()
+            self._slot.work = None
+            for call in tuple(self._calls.values()):
+                call.fail(GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} ended while it answered"))
+            with anyio.move_on_after(_STOP_LIMIT, shield=True):
+                await self._ended.wait()
+
+    async def _take_calls(self, inbox: Inbox, thread: EngineThread) -> None:
+        while True:
+            while len(self._calls) >= self._capacity:
+                self._room = anyio.Event()
+                await self._room.wait()
+            call = await inbox.take()
+            key = next(self._ids)
+            self._calls[key] = call
+            call.on_leave = lambda key=key: self._leave(key, thread)
+            thread.submit(key, call)
+
+    def _leave(self, key: int, thread: EngineThread) -> None:
+        self._settle(key)
+        thread.abort(key)
+
+    def _deliver(self, batch: Batch) -> None:
+        for key, events in batch:
+            call = self._calls.get(key)
+            if call is None or call.left:
+                continue
+            last = events[-1] if events else None
+            if isinstance(last, Done | Failed):
+                call.finish(*events)
+                self._settle(key)
+            else:
+                call.reply.put_nowait(*events)
+
+    def _settle(self, key: int) -> None:
+        call = self._calls.pop(key, None)
+        if call is not None:
+            call.finish()
+            self._room.set()
+
+    async def _watch(self, thread: EngineThread) -> None:
+        """End the actor when its thread has ended, or has been in one step for too long."""
+        while not self._ended.is_set():
+            with anyio.move_on_after(_WATCH_EVERY):
+                await self._ended.wait()
+            if thread.stuck_for > self._step_limit:
+                raise GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} hangs")
+        if isinstance(self._error, GatewayError):
+            raise self._error
+        raise EngineDiedError(self._name) from self._error
+
+    def _note(self, post: Callable[[Callable[[], None]], bool], work: Work) -> None:
+        self._slot.work = work
+        post(self._loaded.set)
+
+    def _note_end(self, post: Callable[[Callable[[], None]], bool], error: BaseException | None) -> None:
+        self._error = error
+        post(self._ended.set)

@@ -1,0 +1,181 @@
+"""The framework `transformers`: which local models there are, and the actors that serve them.
+
+Importing this costs no torch: that comes with the first model that is loaded, in its engine thread.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from illm.actors.actor import Actor
+from illm.actors.ref import Served
+from illm.backends.local.actor import LocalActor, Slot
+from illm.backends.local.progress import report_to
+from illm.backends.local.sources import Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.work import Work
+from illm.config import Config
+from illm.core.capabilities import Capability
+from illm.errors import GatewayError, Kind
+
+CAPABILITIES = {
+    "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
+    "embedding": frozenset({Capability.EMBEDDINGS}),
+}
+
+_AHEAD = 8
+"""Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
+
+_EMBEDDING_CALLS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A model the operator named and that cannot be had: shown as failed, with the reason, until it can."""
+
+    served: str
+    kind: str
+    error: GatewayError
+
+
+class Local:
+    """See `illm.actors.backend.Backend`.
+
+    Args:
+        config: the configuration.
+    """
+
+    framework = "transformers"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        chosen = config.framework == self.framework
+        main = _find(config.model, "text") if chosen else None
+        said = config.embedding_model != Config.embedding_model
+        name = "demo" if chosen and config.model == "demo" and not said else config.embedding_model
+        self._embedding = main if main and main.kind == "embedding" and not said else _find(name, "embedding")
+        named = [main] if main else []
+        if self._embedding is not main and (said or name == "demo"):
+            named.append(self._embedding)
+        self._named = tuple(self._serve(source, named=True) for source in named)
+
+    def named(self) -> Sequence[Served]:
+        """See `Backend.named`."""
+        return self._named
+
+    def default(self, need: Capability) -> str | None:
+        """See `Backend.default`."""
+        if need is Capability.EMBEDDINGS:
+            return self._embedding.served
+        return self._named[0].model if self._named else None
+
+    def on_demand(self, model: str, need: Capability) -> Served:
+        """See `Backend.on_demand`."""
+        if model == self._embedding.served:
+            return self._serve(self._embedding, named=False)
+        if not self._config.allows(model) or not is_hub_id(model):
+            raise GatewayError(
+                Kind.MODEL_NOT_FOUND,
+                "The requested model does not exist here; /v1/models lists what is served",
+                param="model",
+            )
+        source = resolve_requested(model, "embedding" if need is Capability.EMBEDDINGS else "text")
+        return self._serve(source, named=False)
+
+    def _serve(self, source: Source | Missing, *, named: bool) -> Served:
+        slot = Slot()
+        load = self._loader(source, slot)
+        capacity = self._config.max_sequences + _AHEAD if source.kind == "text" else _EMBEDDING_CALLS
+
+        def make_actor() -> Actor:
+            return LocalActor(source.served, load, slot, capacity=capacity)
+
+        return Served(
+            framework=self.framework,
+            model=source.served,
+            capabilities=CAPABILITIES[source.kind],
+            make_actor=make_actor,
+            named=named,
+            mailbox=self._config.max_queue,
+            details=slot.describe,
+        )
+
+    def _loader(self, source: Source | Missing, slot: Slot) -> Callable[[], Work]:
+        config = self._config
+
+        def note(text: str) -> None:
+            slot.progress = text
+
+        def load() -> Work:
+            if isinstance(source, Missing):
+                raise source.error
+            slot.progress = None
+            return _LOADERS[source.kind](source, config, note)
+
+        return load
+
+
+def _find(name: str, kind: str) -> Source | Missing:
+    """Resolve what the operator named; its own files have the last word on what it is for."""
+    try:
+        source = resolve_named(name, "embedding" if kind == "embedding" else "text")
+    except GatewayError as error:
+        return Missing(name, kind, error)
+    found = kind_in(source.directory) if source.directory is not None else "other"
+    return source if found == "other" else replace(source, kind=found)
+
+
+def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise _missing(error) from error
+    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.load import load_text
+    from illm.backends.local.text_work import TextWork
+
+    report = report_to(note)
+    dtype = None if config.dtype == "auto" else config.dtype
+    threads = config.threads or cores()
+    model = load_text(source, device=config.device, dtype=dtype, threads=threads, progress=report)  # type: ignore[arg-type]
+    try:
+        engine = Engine(
+            model.model,
+            model.renderer.decode,
+            kv_tokens=config.kv_tokens or None,
+            max_sequences=config.max_sequences,
+        )
+    except UnsupportedModel as error:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
+    report(f"{source.served} is ready", None)
+    return TextWork(model, engine)
+
+
+def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        from illm.backends.local.embedder import load_embedder
+    except ImportError as error:
+        raise _missing(error) from error
+    from illm.backends.local.embedding_work import EmbeddingWork
+
+    report = report_to(note)
+    # Half the cores: a second full set of OpenMP threads slows a text model beside it, whether or not both work.
+    threads = config.threads or max(1, cores() // 2)
+    embedder = load_embedder(source, device=config.device, threads=threads, progress=report)
+    report(f"{source.served} is ready", None)
+    return EmbeddingWork(embedder)
+
+
+_LOADERS = {"text": _load_text, "embedding": _load_embedder}
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _missing(error: ImportError) -> GatewayError:
+    return GatewayError(
+        Kind.MODEL_LOAD_FAILED,
+        f"A local model needs the package {(error.name or 'torch').partition('.')[0]!r}: pip install 'illm[local]'",
+    )

@@ -1,0 +1,36 @@
+"""What the engine thread does for an actor, whatever the model: the seam between threads and models.
+
+`prepare` runs in the prompt thread, the rest in the engine thread.  Everything here is synchronous and knows neither
+loop nor channel, so that it can be driven by a thread, a child process or a test.
+"""
+
+from typing import Any, Protocol
+
+from illm.core.events import Event
+from illm.core.requests import Request
+
+Batch = list[tuple[int, tuple[Event, ...]]]
+"""Events by the key of the call they answer; an id whose events end in `Done` is finished."""
+
+
+class Work(Protocol):
+    """One model's work."""
+
+    def prepare(self, request: Request) -> Any:
+        """Tokenise and check a request.  Raises `GatewayError`."""
+
+    def add(self, key: int, prepared: Any) -> None:
+        """Take up what `prepare` returned, as call `key`.  Raises `GatewayError`."""
+
+    def abort(self, key: int) -> None:
+        """Drop a call in whatever state; unknown ones are ignored."""
+
+    def step(self) -> Batch:
+        """Do a bounded piece of work and return what came of it."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return counters for `/healthz`."""

@@ -1,0 +1,43 @@
+"""From a configuration to running parts: the one place that knows every part."""
+
+import logging
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+
+from illm.actors.backend import Backend, Unconfigured
+from illm.actors.directory import Directory
+from illm.backends.local import plan as plan_local
+from illm.config import FRAMEWORKS, Config
+
+logger = logging.getLogger("illm.build")
+
+ENTRY_POINTS = "illm.backends"
+
+Plan = Callable[[Config], Backend]
+"""How a backend joins: called once a directory, quick, without I/O."""
+
+
+def _remote(framework: str, message: str = "Remote base_url is not configured") -> Plan:
+    return lambda config: Unconfigured(framework, message)
+
+
+PLANS: Mapping[str, Plan] = {
+    "transformers": plan_local,
+    "vllm": _remote("vllm"),
+    "sglang": _remote("sglang"),
+    "tgi": _remote("tgi", "TGI base_url is not configured"),
+    "ollama": _remote("ollama"),
+}
+
+
+def build_directory(config: Config) -> Directory:
+    """Make every backend, ours and those of other packages, and the directory over them."""
+    backends = [PLANS[framework](config) for framework in FRAMEWORKS]
+    backends += [_foreign(entry.load(), entry.name, config) for entry in entry_points(group=ENTRY_POINTS)]
+    return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models)
+
+
+def _foreign(plan: Plan, name: str, config: Config) -> Backend:
+    backend = plan(config)
+    logger.info("backend %s comes from the entry point %s", backend.framework, name)
+    return backend

