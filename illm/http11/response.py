@@ -103,6 +103,8 @@ class ResponseEncoder:
         length: int | None = None
         for name, value in headers:
             low = name.lower()
+            if b":" in low:  # the check below would take the rest for the value
+                raise ResponseError("a header field has a colon in its name")
             if low in _HOP_BY_HOP:
                 if low == b"connection" and b"close" in value.lower():
                     self.keep_alive = False
