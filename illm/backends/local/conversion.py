@@ -77,10 +77,10 @@ def _build(target: Path, digest: str, gguf: Path, progress: Progress, convert: C
     try:
         with tempfile.TemporaryDirectory(dir=partial) as scratch:
             if gguf == demo.PACKAGED:
-                progress("assembling the packaged model", None)
+                progress("assembling the packaged model", 0.0)
                 gguf = demo.assemble(Path(scratch) / gguf.name)
             convert(gguf, partial, progress)
-        progress("writing checksums", None)
+        progress("writing checksums", 0.99)
         _describe(partial, digest)
         partial.chmod(0o755)  # mkdtemp's own mode is for secrets
         if target.exists():
@@ -92,7 +92,10 @@ def _build(target: Path, digest: str, gguf: Path, progress: Progress, convert: C
 
 
 def _convert(gguf: Path, directory: Path, progress: Progress) -> None:
-    """Let Transformers read the file and write what it understood, unpacked, as bfloat16."""
+    """Let Transformers read the file and write what it understood, unpacked, as bfloat16.
+
+    The parts told to `progress` are the steps' usual shares of the time; the library does not say more.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -101,13 +104,13 @@ def _convert(gguf: Path, directory: Path, progress: Progress) -> None:
     where = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
-            progress("reading the tokenizer", None)
+            progress("reading the tokenizer", 0.05)
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
-            progress("unpacking the weights", None)
+            progress("unpacking the weights", 0.3)
             model = AutoModelForCausalLM.from_pretrained(
                 str(gguf.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
             )
-            progress("writing the converted model", None)
+            progress("writing the converted model", 0.95)
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
     except OSError:
