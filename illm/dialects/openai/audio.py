@@ -131,6 +131,8 @@ def _decode(text: str, limit: int) -> bytes:
     # Four letters are three bytes: an oversized body is refused before it is decoded into a second copy.
     _check_size(len(text) // 4 * 3 - 2, limit, "audio_base64")
     try:
+        if len(text) % 4 or text.endswith("==="):  # some versions of Python let superfluous padding pass
+            raise ValueError
         audio = a2b_base64(text, strict_mode=True)
     except (Base64Error, ValueError):
         raise invalid("expected standard base64 with padding", param="audio_base64") from None

@@ -11,7 +11,7 @@ from illm.dialects.openai.audio import DEFAULT_FILENAME, MAX_AUDIO
 from illm.errors import GatewayError, Kind
 
 MAX_PARTS = 128
-MAX_PART_HEADERS = 16
+MAX_PART_HEADERS = 8
 MAX_HEADER_SIZE = 4096
 """Bytes of one part's headers, names and values together."""
 
@@ -109,12 +109,12 @@ class FormParser:
     def _count_header_bytes(self, size: int) -> None:
         self._header_size += size
         if self._header_size > MAX_HEADER_SIZE:
-            raise GatewayError(Kind.TOO_LARGE, "A part of the form has too large headers.")
+            raise GatewayError(Kind.INVALID_REQUEST, "A part of the form has too large headers.")
 
     def _end_header(self) -> None:
         self._header_count += 1
         if self._header_count > MAX_PART_HEADERS:
-            raise GatewayError(Kind.TOO_LARGE, "A part of the form has too many headers.")
+            raise GatewayError(Kind.INVALID_REQUEST, "A part of the form has too many headers.")
         self._headers[bytes(self._name).lower()] = bytes(self._value)
         self._name.clear()
         self._value.clear()
