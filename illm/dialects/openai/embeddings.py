@@ -15,8 +15,8 @@ import orjson
 from msgspec import Meta, Struct
 
 from illm.core.requests import Embed
-from illm.dialects.openai.completions import WirePrompts, to_prompts
 from illm.dialects.openai.json_body import convert, invalid
+from illm.dialects.openai.prompts import WirePrompts, to_prompts
 from illm.dialects.openai.sampling import MAX_INT32, Name
 from illm.errors import GatewayError, Kind
 

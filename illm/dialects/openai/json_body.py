@@ -41,7 +41,7 @@ def decode_body(raw: bytes) -> dict[str, Any]:
         GatewayError: `INVALID_REQUEST` where the body is empty, is not JSON (NaN and lone surrogates are not), is
             not an object, or nests more than `MAX_DEPTH` deep.
     """
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise GatewayError(Kind.INVALID_REQUEST, "The request body is empty; a JSON object is needed.")
     try:
         body = orjson.loads(raw)
