@@ -66,10 +66,13 @@ class Directory:
     def close(self) -> None:
         """Answer everybody who waits, and stop every actor."""
         self.draining = True
-        for ref in tuple(self):
-            ref.inbox.close(GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down"))
+        # Actors first: one that still takes from its mailbox must not find it closed.
         for scope in tuple(self._scopes.values()):
             scope.cancel()
+        for ref in tuple(self):
+            ref.inbox.refuse(_closing())
+            if ref not in self._scopes:
+                ref.inbox.close(_closing())
 
     def find(self, request: Request) -> Ref:
         """Return the actor for a request, making (not yet starting) it where only this request named it.
@@ -78,7 +81,7 @@ class Directory:
             GatewayError: unknown framework or model, missing capability, backend not configured.
         """
         if self.draining:
-            raise GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
+            raise _closing()
         framework = self._framework(request.framework, request.model)
         backend, need = self.backends[framework], request.needs
         known = {model: ref.served for (name, model), ref in self._refs.items() if name == framework}
@@ -137,6 +140,8 @@ class Directory:
         finally:
             self._scopes.pop(ref, None)
             self._stopped.pop(ref).set()
+            if self.draining:
+                ref.inbox.close(_closing())
             if not ref.served.named:
                 self._forget(ref)
                 ref.inbox.close(GatewayError(Kind.NOT_READY, f"The model {ref.model!r} was unloaded; ask again"))
@@ -206,6 +211,10 @@ def choose(
 def capabilities(refs: Iterable[Ref]) -> list[str]:
     """Return what these actors can do together, sorted."""
     return sorted({str(capability) for ref in refs for capability in ref.served.capabilities})
+
+
+def _closing() -> GatewayError:
+    return GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
 
 
 def _incapable(framework: str, model: str | None, need: Capability) -> GatewayError:
