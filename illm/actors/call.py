@@ -54,7 +54,9 @@ class Reply:
         for event in events:
             last = pending[-1] if pending else None
             if type(event) is Delta and type(last) is Delta and last.index == event.index:
-                pending[-1] = Delta(event.index, last.text + event.text, last.tokens + event.tokens)
+                pending[-1] = Delta(
+                    event.index, last.text + event.text, last.tokens + event.tokens, last.logprobs + event.logprobs
+                )
             else:
                 pending.append(event)
         _wake(self._readable)

@@ -1,6 +1,7 @@
 """What a backend answers: small frozen values, sent in batches from an actor to the request that waits for them.
 
-A reply is any number of `Delta` and one `Finish` per choice, closed by exactly one `Done`; or `Vectors`, then `Done`;
+A reply is any number of `Delta`, `Reasoning` and `ToolDelta` and one `Finish` per choice, closed by exactly one `Done`;
+or `Vectors`, then `Done`; or any number of `Raw`, then `Done` (a relayed answer is never mixed with the others);
 or, at any point, one `Failed` after which nothing follows.  A reply that ends with neither `Done` nor `Failed`
 means that the backend died.
 """
@@ -11,12 +12,55 @@ from illm.errors import GatewayError
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's natural log-probability (-9999.0 for minus infinity); `raw` is its bytes where known."""
+
+    token: str
+    logprob: float
+    raw: bytes | None = None
+    top: "tuple[Logprob, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Text of choice `index`, complete characters only, stop strings already cut away; `tokens` is how many made it."""
 
     index: int
     text: str
     tokens: int = 0
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Text that the model thought, apart from what it says."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDelta:
+    """A piece of tool call number `call` (0, 1, ...) of choice `index`.
+
+    The first piece of a call carries `id` and `name`, no later one does; `arguments` is JSON text, in pieces.
+    """
+
+    index: int
+    call: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes that are in the client's own dialect already and go out as they are.
+
+    In a stream whole frames; else the whole body.  The encoder adds nothing to them, not even the end.
+    """
+
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +101,4 @@ class Failed:
     error: GatewayError
 
 
-Event = Delta | Finish | Vectors | Done | Failed
+Event = Delta | Reasoning | ToolDelta | Raw | Finish | Vectors | Done | Failed
