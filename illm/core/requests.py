@@ -23,6 +23,13 @@ class Sampling:
     seed: int | None = None
     n: int = 1
     ignore_eos: bool = False
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[str, float] | None = None
+    """Token id, as text, to what is added to its logit."""
+    logprobs: int | None = None
+    """How many alternatives beside each token's own log-probability; `None` for no log-probabilities at all."""
 
     def over(self, defaults: "Sampling") -> "Sampling":
         """Fill what the client left open from `defaults`; what the client said stays."""
@@ -46,17 +53,72 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Audio:
+    """A piece of speech or sound in a message: standard base64 and the name of its format (`wav`, `mp3`)."""
+
+    base64: str = field(repr=False)
+    format: str
+
+
+Part = Text | Image | Audio
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that an assistant made earlier.  `arguments` is JSON text as a model wrote it, so perhaps not JSON."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn.  `content` keeps the order of its parts; a plain string became one `Text`."""
+    """One turn.  `content` keeps the order of its parts; a plain string became one `Text`.
+
+    An assistant's turn may have `tool_calls` and the `reasoning` behind it; a `tool` turn answers `tool_call_id`
+    (the older `function` turn answers the function called `name`).
+    """
 
     role: str
-    content: tuple[Text | Image, ...]
+    content: tuple[Part, ...]
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
 
     @property
     def text(self) -> str:
         """The text parts joined as OpenAI joins them: with nothing between."""
         return "".join(part.text for part in self.content if isinstance(part, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether to call: `none`, `auto`, `required`, or `named` with the one tool's `name`."""
+
+    mode: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What the text must be: `type` is `text`, `json_object`, `json_schema` or a word only some backends know."""
+
+    type: str
+    schema: Mapping[str, Any] | None = None
+    name: str | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +127,11 @@ class Chat:
 
     messages: tuple[Message, ...]
     sampling: Sampling
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
     model: str | None = None
     framework: str | None = None
     stream: bool = False
@@ -75,8 +142,8 @@ class Chat:
     @property
     def needs(self) -> Capability:
         """The one capability without which this request makes no sense."""
-        images = any(isinstance(part, Image) for message in self.messages for part in message.content)
-        return Capability.IMAGES if images else Capability.CHAT
+        kinds = {type(part) for message in self.messages for part in message.content}
+        return Capability.AUDIO if Audio in kinds else Capability.IMAGES if Image in kinds else Capability.CHAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +153,7 @@ class Completion:
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     echo: bool = False
+    suffix: str | None = None
     model: str | None = None
     framework: str | None = None
     stream: bool = False

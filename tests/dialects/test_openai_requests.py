@@ -3,8 +3,8 @@
 import pytest
 
 from illm.core.capabilities import Capability
-from illm.core.requests import Image, Sampling, Text
-from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings
+from illm.core.requests import Audio, Image, Sampling, Text
+from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings, unsupported
 from illm.errors import GatewayError, Kind
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -186,30 +186,40 @@ def test_a_bad_message_is_named(body, param):
     refused(parse_chat, body, param)
 
 
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         ({"role": "tool", "tool_call_id": "c", "content": "42"}, "messages[1]"),
         ({"role": "function", "name": "f", "content": "42"}, "messages[1]"),
-        ({"role": "assistant", "tool_calls": [{"id": "c"}]}, "messages[1].tool_calls"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[1].function_call"),
-        ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
+        ({"role": "assistant", "tool_calls": [CALL]}, "messages[1].tool_calls"),
+        ({"role": "assistant", "function_call": CALL["function"]}, "messages[1].function_call"),
     ],
 )
-def test_what_needs_tools_is_refused_by_name(message, param):
-    refused(parse_chat, {"messages": [*SAYING, message]}, param, Kind.UNSUPPORTED_PARAMETER)
+def test_tool_calls_of_the_past_are_refused_by_name_where_there_are_no_tools(message, param):
+    body = {"messages": [*SAYING, message]}
+    parse_chat(body)
+    error = unsupported(body)
+    assert (error.kind, error.param) == (Kind.UNSUPPORTED_PARAMETER, param)
+    assert unsupported(body, frozenset({"tools"})) is None
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
-        {"type": "file", "file": {"file_id": "f"}},
-    ],
-)
-def test_media_that_no_backend_takes_is_a_capability_error(part):
-    error = refused(parse_chat, user(part), "messages[0].content[0].type", Kind.CAPABILITY)
-    assert part["type"] in error.message
+def test_spoken_answers_cannot_be_referred_to():
+    message = {"role": "assistant", "audio": {"id": "a"}}
+    refused(parse_chat, {"messages": [message]}, "messages[0].audio", Kind.UNSUPPORTED_PARAMETER)
+
+
+def test_files_are_a_capability_error():
+    part = {"type": "file", "file": {"file_id": "f"}}
+    assert "file" in refused(parse_chat, user(part), "messages[0].content[0].type", Kind.CAPABILITY).message
+
+
+def test_sound_needs_a_backend_that_listens():
+    chat = parse_chat(user({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}))
+    assert chat.messages[0].content == (Audio("AAAA", "mp3"),)
+    assert chat.needs is Capability.AUDIO
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """`POST /v1/completions`: the request."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from illm.core.requests import Completion
 from illm.dialects.openai.json_body import convert, invalid
@@ -20,6 +22,9 @@ class CompletionWire(GenerateWire, kw_only=True):
 
     prompt: WirePrompts
     echo: bool = False
+    suffix: str | None = None
+    # `false` is no number, and is what a client of the chat endpoint sends.
+    logprobs: bool | Annotated[int, Meta(ge=0, le=1024)] | None = None
 
 
 def parse_completion(body: dict[str, Any]) -> Completion:
@@ -36,13 +41,17 @@ def parse_completion(body: dict[str, Any]) -> Completion:
         GatewayError: a field is wrong; `param` names it.
     """
     wire = convert(body, CompletionWire)
+    if wire.logprobs is True:
+        raise invalid("expected integer, got boolean", param="logprobs")
+    logprobs = None if wire.logprobs is None or wire.logprobs is False else wire.logprobs
     prompts = to_prompts(wire.prompt, name="prompt", most=MAX_PROMPTS)
     if len(prompts) * wire.n > MAX_CHOICES:
         raise invalid(f"prompts times n must be at most {MAX_CHOICES}", param="n")
     return Completion(
         prompts=prompts,
-        sampling=to_sampling(wire, may_be_empty=wire.echo),
+        sampling=to_sampling(wire, may_be_empty=wire.echo, logprobs=logprobs),
         echo=wire.echo,
+        suffix=wire.suffix or None,
         model=wire.model,
         framework=wire.framework,
         stream=wire.stream,

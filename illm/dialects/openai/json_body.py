@@ -22,7 +22,7 @@ _Wire = TypeVar("_Wire", bound=msgspec.Struct)
 
 # What msgspec says, in words of JSON.
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
-_PATH = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
+_PATH = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _QUOTED = re.compile(r"`([^`]*)`")
 _WORD = re.compile(r"\w+")

@@ -111,6 +111,10 @@ OPTIONAL: dict[str, Harmless] = {
 STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 
 
+ANYTHING = "*"
+"""In `supported`: the backend speaks this dialect itself, gets every field, and refuses what it cannot do."""
+
+
 def unsupported(
     body: Mapping[str, Any], supported: frozenset[str] = frozenset(), *, fields: frozenset[str] = EVERY_FIELD
 ) -> GatewayError | None:
@@ -119,12 +123,14 @@ def unsupported(
     Args:
         body: the decoded request; a null counts as absent.
         supported: the fields beyond the carried ones that the backend honours (`{"tools", "logprobs"}`; an option
-            of the stream as `stream_options.continuous_usage_stats`).
+            of the stream as `stream_options.continuous_usage_stats`); `tools` covers the tool calls in messages too.
         fields: the fields that the endpoint carries; narrower than the default, it also catches another endpoint's.
 
     Returns:
         The error to answer with (400, `unsupported_parameter`, `param` names the field), or `None`.
     """
+    if ANYTHING in supported:
+        return None
     accepted = fields | supported | BOOKKEEPING
     for name, value in body.items():
         if name in accepted or value is None:
@@ -139,6 +145,18 @@ def unsupported(
         path = f"stream_options.{name}"
         if name not in STREAM_OPTIONS and path not in supported and value is not None and value is not False:
             return _refusal(path, f"Unknown parameter: '{path[:100]}'.")
+    return None if "tools" in supported else _tools_in_history(body.get("messages"))
+
+
+def _tools_in_history(messages: object) -> GatewayError | None:
+    for at, message in enumerate(messages if isinstance(messages, list) else ()):
+        path = f"messages[{at}]"
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role in ("tool", "function"):
+            return _refusal(path, f"{path}: messages of role '{role}' are not supported.")
+        for name in ("tool_calls", "function_call") if role == "assistant" else ():
+            if message.get(name):
+                return _refusal(f"{path}.{name}", f"{path}.{name} is not supported.")
     return None
 
 

@@ -15,6 +15,8 @@ MAX_INT32 = 2**31 - 1
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Tokens = Annotated[int, Meta(ge=0, le=MAX_INT32)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+TokenKey = Annotated[str, Meta(pattern=r"^[0-9]{1,10}$")]
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
@@ -41,16 +43,21 @@ class GenerateWire(Struct, kw_only=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
     ignore_eos: bool = False
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenKey, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
 
-def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False) -> Sampling:
+def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False, logprobs: int | None = None) -> Sampling:
     """Make the canonical sampling parameters.
 
     Args:
         wire: the checked fields.
         may_be_empty: whether asking for no token at all makes sense (an echoed prompt).
+        logprobs: how many alternatives to each token; the two endpoints spell it differently.
 
     Returns:
         `max_completion_tokens` has won over `max_tokens`; `top_p` 0 has become greedy (temperature 0, `top_p` 1);
@@ -74,6 +81,11 @@ def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False) -> Sampling:
         seed=wire.seed,
         n=wire.n,
         ignore_eos=wire.ignore_eos,
+        min_p=wire.min_p,
+        presence_penalty=wire.presence_penalty,
+        frequency_penalty=wire.frequency_penalty,
+        logit_bias=wire.logit_bias or None,
+        logprobs=logprobs,
     )
 
 
