@@ -80,6 +80,22 @@ class Reply:
         _wake(self._readable)
         _wake(self._room)
 
+    def take_nowait(self) -> list[Event]:
+        """Return all the events there are, perhaps none.  Raises as `take`."""
+        if not self._events:
+            if self.left:
+                raise anyio.BrokenResourceError
+            if self.closed:
+                raise anyio.EndOfStream
+            return []
+        events, self._events = self._events, []
+        _wake(self._room)
+        return events
+
+    def wake(self, readable: anyio.Event) -> None:
+        """Have an event set once `take_nowait` may have more to say; the one given last counts."""
+        self._readable = readable
+
     async def take(self) -> list[Event]:
         """Wait for events and return all there are.
 
@@ -87,15 +103,9 @@ class Reply:
             anyio.EndOfStream: closed and read to the end.
             anyio.BrokenResourceError: this side has left.
         """
-        while not self._events:
-            if self.left:
-                raise anyio.BrokenResourceError
-            if self.closed:
-                raise anyio.EndOfStream
+        while not (events := self.take_nowait()):
             self._readable = anyio.Event()
             await self._readable.wait()
-        events, self._events = self._events, []
-        _wake(self._room)
         return events
 
 

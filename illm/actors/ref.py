@@ -1,6 +1,6 @@
 """The outside of an actor: its name, its state, and the way in.  Requests hold this; they never see the actor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
@@ -38,7 +38,11 @@ class Served:
         named: the operator asked for it: it is started at once, counts for health and is never evicted.
         mailbox: how many calls may wait.
         supported: the request fields beyond the plain ones that this backend honours.
+        fans_out: whether `n` choices or several prompts must be asked for one by one.
         details: called for `/healthz`; numbers and short strings only.
+        lists: called for the models it serves just now, where it serves more than one; then `model` is only what
+            stands for whichever of them is its default.
+        optional: nobody said that it is there; that it is not is no fault.
     """
 
     framework: str
@@ -48,7 +52,10 @@ class Served:
     named: bool = True
     mailbox: int = 1024
     supported: frozenset[str] = frozenset()
+    fans_out: bool = False
     details: Callable[[], dict[str, Any]] = dict
+    lists: Callable[[], Sequence[str]] | None = None
+    optional: bool = False
 
 
 class Ref:
@@ -61,8 +68,8 @@ class Ref:
 
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
         self.served = served
-        self.state = State.IDLE
-        self.problem: GatewayError | None = None
+        self._state = State.IDLE
+        self._problem: GatewayError | None = None
         self.inbox = Inbox(served.mailbox)
         self.restarts = 0
         self.used_at = monotonic()
@@ -72,6 +79,35 @@ class Ref:
     def model(self) -> str:
         """The model's served name."""
         return self.served.model
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The names a request may use for it: at least one."""
+        return (self.served.lists() if self.served.lists is not None else ()) or (self.served.model,)
+
+    def answers_as(self, request: Request) -> str:
+        """Return the model name that the answer to a request carries."""
+        if self.served.lists is None:
+            return self.served.model
+        return self.models[0] if request.model in (None, self.served.model) else str(request.model)
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life.  The supervisor writes it; an actor only says whether it reaches what it serves."""
+        return State.DOWN if self._state is State.READY and self.inbox.down is not None else self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+
+    @property
+    def problem(self) -> GatewayError | None:
+        """What requests are told while it cannot serve."""
+        return self.inbox.down or self._problem
+
+    @problem.setter
+    def problem(self, problem: GatewayError | None) -> None:
+        self._problem = problem
 
     def call(self, request: Request) -> Call:
         """Hand a request to the actor.  Use as a context manager: leaving the block stops the work.
@@ -83,7 +119,8 @@ class Ref:
             self._start(self)
         refusal = self._refusal()
         if refusal is not None:
-            raise refusal
+            # One exception may refuse many requests, and would collect the traceback of each.
+            raise refusal.with_traceback(None)
         self.used_at = monotonic()
         return self.inbox.admit(request)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from time import time
 from uuid import uuid4
 
+from illm.actors import fan_out
 from illm.actors.directory import Directory
 from illm.actors.ref import Ref
 from illm.asgi.exchange import Exchange
@@ -22,7 +23,7 @@ async def chat(exchange: Exchange, directory: Directory, config: Config) -> None
     request = openai.parse_chat(await read_json(exchange))
     request = replace(request, sampling=request.sampling.over(config.sampling))
     ref = _choose(exchange, directory, request)
-    encoder = openai.chat_encoder(request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.model)
+    encoder = openai.chat_encoder(request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request))
     await _answer(exchange, ref, config, request, encoder)
 
 
@@ -34,13 +35,13 @@ async def complete(exchange: Exchange, directory: Directory, config: Config) -> 
         sampling = replace(sampling, max_tokens=COMPLETION_TOKENS)
     request = replace(request, sampling=sampling)
     ref = _choose(exchange, directory, request)
-    encoder = openai.completion_encoder(request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.model)
+    encoder = openai.completion_encoder(request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request))
     await _answer(exchange, ref, config, request, encoder)
 
 
 def _choose(exchange: Exchange, directory: Directory, request: Generate) -> Ref:
     ref = directory.find(request)
-    exchange.record.backend, exchange.record.model = ref.served.framework, ref.model
+    exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     refusal = openai.unsupported(request.body, ref.served.supported)
     if refusal is not None:
         raise refusal
@@ -49,5 +50,5 @@ def _choose(exchange: Exchange, directory: Directory, request: Generate) -> Ref:
 
 async def _answer(exchange: Exchange, ref: Ref, config: Config, request: Generate, encoder: Encoder) -> None:
     first, whole = config.first_token_timeout, config.request_timeout
-    with ref.call(request) as call:
+    with fan_out.enter(ref, request) as call:
         await relay(exchange, call, encoder, stream=request.stream, first=first, whole=whole)

@@ -11,6 +11,7 @@ from typing import Protocol
 import anyio
 
 from illm.actors.call import Call
+from illm.actors.fan_out import FanOut
 from illm.asgi.access_log import Record
 from illm.asgi.exchange import ClientGoneError, Exchange
 from illm.core.events import Delta, Done, Event, Failed, Usage
@@ -32,7 +33,9 @@ class Encoder(Protocol):
         """Return the end of a response that has begun and cannot be finished."""
 
 
-async def relay(exchange: Exchange, call: Call, encoder: Encoder, *, stream: bool, first: float, whole: float) -> None:
+async def relay(
+    exchange: Exchange, call: Call | FanOut, encoder: Encoder, *, stream: bool, first: float, whole: float
+) -> None:
     """Answer a request from its call's reply.
 
     Args:
@@ -63,7 +66,7 @@ async def relay(exchange: Exchange, call: Call, encoder: Encoder, *, stream: boo
 
 
 async def _pump(
-    exchange: Exchange, call: Call, encoder: Encoder, scope: anyio.CancelScope, end: float, *, stream: bool
+    exchange: Exchange, call: Call | FanOut, encoder: Encoder, scope: anyio.CancelScope, end: float, *, stream: bool
 ) -> GatewayError | None:
     record = exchange.record
     waiting = True
@@ -143,7 +146,7 @@ async def _gather(call: Call, events: list[Event]) -> GatewayError | None:
     return None
 
 
-def _note_first(record: Record, call: Call) -> None:
+def _note_first(record: Record, call: Call | FanOut) -> None:
     now = monotonic()
     record.ttft = now - record.began
     record.queue = (call.taken_at or now) - call.queued_at
