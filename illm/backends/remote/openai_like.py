@@ -1,0 +1,190 @@
+"""Servers that speak OpenAI's dialect, more or less: what all of them have in common.
+
+The client's own fields go through, the vendor's among them, less what routes inside the gateway, explicit nulls, and
+what a server would refuse or, worse, silently misread.  What differs from server to server is data (`Quirks`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from illm.backends.remote.embedding_answer import EmbeddingAnswer
+from illm.backends.remote.outgoing_messages import outgoing_messages
+from illm.backends.remote.relay import AnswerDecoder, Body, answer_body
+from illm.backends.remote.repair import JSON, Asked
+from illm.backends.remote.transcription import transcription_body, transcription_form
+from illm.backends.remote.upstream import Decoder, Outgoing
+from illm.core.capabilities import Capability
+from illm.core.requests import Chat, Completion, Embed, Generate, Request, Transcribe
+from illm.errors import GatewayError, Kind
+
+ROUTING = frozenset({"framework", "embedding_model"})
+
+DEFAULTS = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+"""What the operator may set for requests that leave it open."""
+
+REFUSED: Mapping[str, str] = {
+    "functions": "use 'tools'",
+    "function_call": "use 'tool_choice'",
+    "audio": "no backend answers with sound",
+    "web_search_options": "no backend searches",
+}
+"""Fields that these servers would ignore although they change the answer, and what to do instead."""
+
+EVERYTHING = frozenset(Capability)
+
+_JSON = ((b"content-type", b"application/json"),)
+
+Adjust = Callable[[JSON, Request], None]
+"""Changes an outgoing body in place.  Raises `GatewayError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quirks:
+    """How a server differs.
+
+    Args:
+        refused: fields to answer 400 for, with the reason.
+        adjust: what else has to change in the body of a chat or completion.
+        greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
+        offsets: whether the `text_offset` of its completions can be believed.
+    """
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    adjust: Adjust = lambda body, request: None
+    greedy_n: bool = True
+    offsets: bool = True
+
+
+@dataclass(kw_only=True)
+class OpenAILike:
+    """A `Dialect` for such a server; the arguments are that protocol's."""
+
+    framework: str
+    quirks: Quirks
+    probe_path: str
+    capabilities: frozenset[Capability] = EVERYTHING
+    supported: frozenset[str] = frozenset({"*"})
+    fans_out: bool = False
+    models_path: str = "/v1/models"
+
+    def outgoing(self, request: Request) -> Outgoing:
+        """Translate a request.
+
+        Raises:
+            GatewayError: a field would be silently ignored (400), or an image was not fetched.
+        """
+        match request:
+            case Chat():
+                body = self._generate(request)
+                body["messages"] = outgoing_messages(request)
+                return _post("/v1/chat/completions", body)
+            case Completion():
+                return _post("/v1/completions", self._generate(request))
+            case Embed():
+                return _post("/v1/embeddings", _plain(request.body, request.model))
+            case Transcribe():
+                content_type, form = transcription_form(request)
+                return Outgoing("POST", "/v1/audio/transcriptions", ((b"content-type", content_type),), form)
+
+    def decoder(self, request: Request) -> Decoder:
+        """Return what will read the answer to `request`."""
+        return AnswerDecoder(self.framework, request, lambda headers: self._body(request, headers))
+
+    def models(self, body: bytes) -> Sequence[str]:
+        """Read a list of models."""
+        try:
+            listed = orjson.loads(body)["data"]
+            return [model["id"] for model in listed if isinstance(model["id"], str)]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return ()
+
+    def _body(self, request: Request, headers: Mapping[bytes, bytes]) -> Body:
+        match request:
+            case Chat() | Completion():
+                copies = request.sampling.n if self._repeats(request) else 1
+                believed = self.quirks.offsets or request.sampling.logprobs is None or isinstance(request, Chat)
+                return answer_body(Asked(self.framework, request, copies), headers, relayable=believed)
+            case Embed():
+                return EmbeddingAnswer(self.framework, request)
+            case Transcribe():
+                return transcription_body(self.framework, request, headers)
+
+    def _repeats(self, request: Generate) -> bool:
+        sampling = request.sampling
+        greedy = sampling.temperature is not None and sampling.temperature < 1e-5
+        return greedy and sampling.n > 1 and not self.quirks.greedy_n
+
+    def _generate(self, request: Generate) -> JSON:
+        body = _plain(request.body, request.model)
+        self._refuse(body)
+        _set_sampling(body, request)
+        if self._repeats(request):
+            body["n"] = 1
+        if isinstance(request, Chat):
+            _set_tools(body, request)
+        self.quirks.adjust(body, request)
+        return body
+
+    def _refuse(self, body: Mapping[str, Any]) -> None:
+        for name, why in {**REFUSED, **self.quirks.refused}.items():
+            if body.get(name) and not (name == "function_call" and body[name] in ("none", "auto")):
+                raise _not_possible(name, why)
+        best_of = body.get("best_of")
+        if best_of is not None and best_of != body.get("n", 1):
+            raise _not_possible("best_of", "no backend chooses among more continuations than it returns")
+        if "audio" in (body.get("modalities") or ()):
+            raise _not_possible("modalities", REFUSED["audio"])
+
+
+def _plain(body: Mapping[str, Any], model: str | None) -> JSON:
+    plain = {name: value for name, value in body.items() if value is not None and name not in ROUTING}
+    if model is not None:
+        plain["model"] = model
+    return plain
+
+
+def _set_sampling(body: JSON, request: Generate) -> None:
+    sampling = request.sampling
+    limit = body.pop("max_completion_tokens", None)
+    if limit is not None:
+        # Chat knows both names and must not get both; completions know only the older, and ignore the newer.
+        body["max_tokens"] = limit
+        if isinstance(request, Chat):
+            body["max_completion_tokens"] = body.pop("max_tokens")
+    for name in DEFAULTS:
+        said = name in body or (name == "max_tokens" and limit is not None)
+        default = getattr(sampling, name)
+        if not said and default is not None:
+            body[name] = default
+    if body.get("top_p") == 0:  # greedy, which these servers know only as a temperature
+        body |= {"temperature": 0, "top_p": 1}
+    if body.get("top_k") == 0:  # off, which SGLang knows only so, and the others too
+        body["top_k"] = -1
+    if isinstance(request, Completion) and body.get("logprobs") is False:
+        del body["logprobs"]  # a number there: they would take it for 0, which asks for the chosen token's
+    options = body.get("stream_options")
+    if isinstance(options, dict):
+        body["stream_options"] = {name: value for name, value in options.items() if value is not None}
+
+
+def _set_tools(body: JSON, request: Chat) -> None:
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and "allowed_tools" in choice and request.tool_choice is not None:
+        allowed = {tool.name for tool in request.tools}
+        body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] in allowed]
+        body["tool_choice"] = request.tool_choice.mode
+    if not body.get("tools"):  # an empty list is refused, and so is a choice among none
+        body.pop("tools", None)
+        if body.get("tool_choice") in ("auto", "none"):
+            del body["tool_choice"]
+
+
+def _post(path: str, body: JSON) -> Outgoing:
+    return Outgoing("POST", path, _JSON, orjson.dumps(body))
+
+
+def _not_possible(name: str, why: str) -> GatewayError:
+    return GatewayError(Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported: {why}.", param=name)

@@ -1,0 +1,243 @@
+"""What OpenAI-like servers get wrong, put right: on decoded JSON, chunk by chunk or as a whole.
+
+Clients that fold deltas together concatenate roles, ids and names, and index lists by choice: so each comes once, and
+in order.  A finish reason that no client knows is translated; one that means failure becomes a failure.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from illm.backends.remote.upstream_errors import complaint_in, nonsense, upstream_error
+from illm.core.events import Usage
+from illm.core.requests import Chat, Completion, Request
+from illm.errors import GatewayError
+
+JSON = dict[str, Any]
+
+REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "function_call",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "repetition": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",
+}
+"""Words that ended choices use, and what clients know."""
+
+FAILURES = frozenset({"abort", "error", "cancelled", "unload"})
+"""Words that say that a choice was broken off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the answer has to look like.
+
+    Args:
+        framework: who answers, for messages.
+        request: what was asked.
+        copies: how many times each choice is repeated (greedy choices are all equal, and asked for once).
+    """
+
+    framework: str
+    request: Chat | Completion
+    copies: int = 1
+
+    @property
+    def named_tool(self) -> bool:
+        """OpenAI says `stop`, not `tool_calls`, where the client named the tool."""
+        choice = self.request.tool_choice if isinstance(self.request, Chat) else None
+        return choice is not None and choice.mode == "named"
+
+    @property
+    def continuous_usage(self) -> bool:
+        """The client wants the counts in every chunk."""
+        options = self.request.body.get("stream_options")
+        return isinstance(options, dict) and bool(options.get("continuous_usage_stats"))
+
+    def raise_error_in(self, value: JSON) -> None:
+        """Raise the error that stands where an answer should: nested, a string, or flat."""
+        if value.get("error") or value.get("object") == "error":
+            raise upstream_error(self.framework, self.request, 200, complaint_in(value))
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing in the answer has to change on account of what was asked."""
+        tools = isinstance(self.request, Chat) and self.request.tools
+        return self.request.sampling.n == 1 and not tools
+
+
+def gateway_name(request: Request, theirs: Any) -> str:
+    """Return the gateway's name for the model: the one that was asked for; never a directory."""
+    if request.model:
+        return request.model
+    if not isinstance(theirs, str):
+        return ""
+    return theirs.rstrip("/").rpartition("/")[2] if theirs[:1] in ("/", ".", "~") else theirs
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Read a usage object for the log; `None` where it is none."""
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
+
+
+def repair_usage(usage: JSON, copies: int = 1) -> JSON:
+    """Put the counts where OpenAI has them: a total, and `reasoning_tokens` among the details."""
+    reasoning = usage.pop("reasoning_tokens", None)
+    if reasoning:
+        usage["completion_tokens_details"] = {
+            **(usage.get("completion_tokens_details") or {}),
+            "reasoning_tokens": reasoning,
+        }
+    prompt, completion = usage.get("prompt_tokens") or 0, (usage.get("completion_tokens") or 0) * copies
+    return {**usage, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def finish_reason(asked: Asked, reason: Any, *, called: bool) -> str | None:
+    """Translate a finish reason.
+
+    Raises:
+        GatewayError: it says that the choice was broken off.
+    """
+    if not reason:
+        return None
+    if reason in FAILURES:
+        raise nonsense(asked.framework, "broke off the answer")
+    known = REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
+    return "tool_calls" if called and known == "stop" and not asked.named_tool else known
+
+
+class ToolCalls:
+    """The tool calls of one choice's stream: each id, type and name once, and indices that do not move."""
+
+    def __init__(self) -> None:
+        self._ids: dict[int, str | None] = {}  # ours → the id as upstream gave it
+        self._ours: dict[Any, int] = {}  # theirs → ours
+        self._named: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def repair(self, deltas: list[Any]) -> list[JSON]:
+        """Return the deltas as a client may fold them together; those that say nothing are left out."""
+        return [fixed for delta in deltas if isinstance(delta, dict) for fixed in self._one(delta)]
+
+    def _one(self, delta: JSON) -> Iterator[JSON]:
+        function = delta.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, arguments = function.get("name"), arguments_text(function.get("arguments"))
+        theirs, given = delta.get("index"), delta.get("id") or None
+        ours = (
+            self._ours.get(theirs) if theirs is not None else (None if given or not self._ids else len(self._ids) - 1)
+        )
+        if ours is None or (given and name and self._ids[ours] not in (None, given)):
+            ours = len(self._ids)
+            self._ids[ours] = given
+            self._ours[theirs] = ours
+            self._named.discard(ours)
+            fixed = {"index": ours, "id": given or f"call_{uuid4().hex[:24]}", "type": "function"}
+            if name:
+                self._named.add(ours)
+            yield {**fixed, "function": {**({"name": name} if name else {}), "arguments": arguments}}
+        elif name and ours not in self._named:
+            self._named.add(ours)
+            yield {"index": ours, "function": {"name": name, "arguments": arguments}}
+        elif arguments:
+            yield {"index": ours, "function": {"arguments": arguments}}
+
+
+def arguments_text(arguments: Any) -> str:
+    """Return a call's arguments as the text that OpenAI has there."""
+    if arguments is None or isinstance(arguments, str):
+        return arguments or ""
+    return orjson.dumps(arguments).decode()
+
+
+def repair_answer(asked: Asked, body: JSON) -> JSON:
+    """Put a whole answer right, in place.
+
+    Raises:
+        GatewayError: it is an error, is no answer, or was broken off.
+    """
+    asked.raise_error_in(body)
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        raise nonsense(asked.framework, "answered without a choice")
+    for at, choice in enumerate(choices):
+        choice.setdefault("index", at)
+        message = choice.get("message")
+        called = isinstance(message, dict) and _repair_message(message)
+        choice["finish_reason"] = finish_reason(asked, choice.get("finish_reason"), called=called)
+        if choice["finish_reason"] is None:
+            raise incomplete(asked)
+        choice.setdefault("logprobs", None)
+        repair_offsets(choice, 0)
+    choices.sort(key=lambda choice: choice["index"])
+    if asked.copies > 1:
+        body["choices"] = [
+            {**choice, "index": choice["index"] * asked.copies + copy}
+            for choice in choices
+            for copy in range(asked.copies)
+        ]
+    body["model"] = gateway_name(asked.request, body.get("model"))
+    if isinstance(body.get("usage"), dict):
+        body["usage"] = repair_usage(body["usage"], asked.copies)
+    return body
+
+
+def incomplete(asked: Asked) -> GatewayError:
+    """Return the error for an answer that just stops: inventing a reason would make truncation look like an end."""
+    return nonsense(asked.framework, "ended before its answer was complete")
+
+
+def repair_offsets(choice: JSON, start: int) -> int:
+    """Count the `text_offset` of a completion's tokens where upstream did not; return where the next token starts."""
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, dict) or not isinstance(logprobs.get("tokens"), list):
+        return start
+    offsets = []
+    for token in logprobs["tokens"]:
+        offsets.append(start)
+        start += len(str(token))
+    if any(offset is None or offset < 0 for offset in logprobs.get("text_offset") or [None]):
+        logprobs["text_offset"] = offsets
+    return start
+
+
+def _repair_message(message: JSON) -> bool:
+    reasoning = message.pop("reasoning", None)
+    if reasoning and not message.get("reasoning_content"):
+        message["reasoning_content"] = reasoning
+    calls = message.get("tool_calls")
+    if not calls:
+        message.pop("tool_calls", None)
+        return bool(message.get("function_call"))
+    message["tool_calls"] = [_repair_call(call) for call in calls if isinstance(call, dict)]
+    message["content"] = message.get("content") or None
+    return True
+
+
+def _repair_call(call: JSON) -> JSON:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    # Many clients parse the arguments at once, and nothing is no JSON.
+    arguments = arguments_text(function.get("arguments")) or "{}"
+    return {
+        "id": call.get("id") or f"call_{uuid4().hex[:24]}",
+        "type": "function",
+        "function": {"name": function.get("name") or "", "arguments": arguments},
+    }

@@ -1,0 +1,16 @@
+"""SGLang."""
+
+from illm.backends.remote.openai_like import OpenAILike, Quirks
+from illm.backends.remote.upstream import Dialect
+from illm.config import Config
+
+REFUSED = dict.fromkeys(
+    ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+    "SGLang has 'response_format', 'regex' and 'ebnf' for it",
+)
+
+
+def dialect(config: Config) -> Dialect:
+    """Return how SGLang is spoken to."""
+    # `/health` generates a token and takes a second; this one answers at once.
+    return OpenAILike(framework="sglang", quirks=Quirks(refused=REFUSED, offsets=False), probe_path="/model_info")
