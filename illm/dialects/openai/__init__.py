@@ -15,6 +15,7 @@ from illm.dialects.openai.json_body import decode_body
 from illm.dialects.openai.models import model_body, models_body
 from illm.dialects.openai.multipart import FormParser
 from illm.dialects.openai.parameters import CHAT_FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS, unsupported
+from illm.dialects.openai.transcripts import transcription_encoder
 
 __all__ = [
     "CHAT_FIELDS",
@@ -37,5 +38,6 @@ __all__ = [
     "parse_embeddings",
     "parse_transcription_form",
     "parse_transcription_json",
+    "transcription_encoder",
     "unsupported",
 ]

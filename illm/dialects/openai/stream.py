@@ -4,14 +4,15 @@ A token's frame is the hottest path of the gateway, so everything that is the sa
 once; per delta there is one encoding of the text and one concatenation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
-from illm.core.events import Delta, Done, Event, Finish, Usage
+from illm.core.events import Delta, Done, Event, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage
 from illm.dialects.openai.encoder import Head, ended_early, json_text, usage_object
 from illm.dialects.openai.errors import error_body
+from illm.dialects.openai.logprobs import chat_logprobs, completion_logprobs
 from illm.errors import GatewayError
 
 _HOLE = "@"
@@ -25,11 +26,13 @@ class ChunkShape(NamedTuple):
         opening: what a choice says before anything else, if it does.
         text: what carries text; `_HOLE` marks where.
         ending: what carries the finish reason.
+        logprobs: given some, and the characters of text before them: what carries them.
     """
 
     opening: Mapping[str, Any] | None
     text: Mapping[str, Any]
     ending: Mapping[str, Any]
+    logprobs: Callable[[Sequence[Logprob], int], Mapping[str, Any]]
 
 
 CHAT_CHUNK = ChunkShape(
@@ -37,8 +40,9 @@ CHAT_CHUNK = ChunkShape(
     opening={"delta": {"role": "assistant", "content": "", "refusal": None}},
     text={"delta": {"content": _HOLE}},
     ending={"delta": {}},
+    logprobs=lambda logprobs, offset: chat_logprobs(logprobs),
 )
-COMPLETION_CHUNK = ChunkShape(opening=None, text={"text": _HOLE}, ending={"text": ""})
+COMPLETION_CHUNK = ChunkShape(opening=None, text={"text": _HOLE}, ending={"text": ""}, logprobs=completion_logprobs)
 
 
 class StreamEncoder:
@@ -56,7 +60,7 @@ class StreamEncoder:
     def __init__(self, head: Head, shape: ChunkShape, *, choices: int, include_usage: bool) -> None:
         self._before = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         self._after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        self._ending = shape.ending
+        self._shape = shape
         self._texts = []
         for index in range(choices):
             before, after = _choice(index, shape.text).split(b'"%s"' % _HOLE.encode())
@@ -66,26 +70,40 @@ class StreamEncoder:
             # All at once and in order, whichever choice speaks first: clients index a list by them.
             self._opening = b"".join(self._frame(_choice(index, shape.opening)) for index in range(choices))
         self._unfinished = set(range(choices))
+        self._offsets = [0] * choices  # characters of text that went out with log-probabilities
+        self._called: set[tuple[int, int]] = set()
+        self._raw = False
         self._include_usage = include_usage
         self._usage: Usage | None = None
         self._closed = False
 
     def feed(self, events: Sequence[Event]) -> bytes:
-        """Return the frames of a batch; a delta without text makes none."""
+        """Return the frames of a batch; a delta without text and log-probabilities makes none."""
         pieces = []
-        if self._opening and events:
+        if self._opening and events and not (self._raw or type(events[0]) is Raw):
             pieces.append(self._opening)
             self._opening = b""
         for event in events:
             match event:
-                case Delta(index=index, text=text):
-                    if text:
+                case Delta(index=index, text=text, logprobs=logprobs):
+                    if logprobs:
+                        pieces.append(self._sure(index, text, logprobs))
+                    elif text:
                         before, after = self._texts[index]
                         pieces += (before, json_text(text), after)
                 case Finish(index=index, reason=reason):
                     if index in self._unfinished:
                         self._unfinished.discard(index)
-                        pieces.append(self._frame(_choice(index, self._ending, reason)))
+                        pieces.append(self._frame(_choice(index, self._shape.ending, reason)))
+                case Reasoning(index=index, text=text):
+                    if text:
+                        delta = {"reasoning_content": orjson.Fragment(json_text(text))}
+                        pieces.append(self._frame(_choice(index, {"delta": delta})))
+                case ToolDelta():
+                    pieces.append(self._tool(event))
+                case Raw(data=data):
+                    self._raw = True
+                    pieces.append(data)
                 case Done(usage=usage):
                     self._usage = usage
                 case _:
@@ -93,8 +111,14 @@ class StreamEncoder:
         return b"".join(pieces)
 
     def close(self) -> bytes:
-        """Return the usage chunk, if asked for, and `[DONE]`; or the error, where the events ended too early."""
+        """Return the usage chunk, if asked for, and `[DONE]`; or the error, where the events ended too early.
+
+        Frames that came as they are have brought their own end.
+        """
         if self._closed:
+            return b""
+        if self._raw and self._usage is not None:
+            self._closed = True
             return b""
         if self._usage is None or self._unfinished:
             return self.fail(ended_early())
@@ -110,6 +134,22 @@ class StreamEncoder:
             return b""
         self._closed = True
         return b"data: %s\n\n%s" % (error_body(error), _END)
+
+    def _sure(self, index: int, text: str, logprobs: Sequence[Logprob]) -> bytes:
+        before, after = self._texts[index]
+        carried = orjson.dumps(self._shape.logprobs(logprobs, self._offsets[index]))
+        self._offsets[index] += sum(len(one.token) for one in logprobs)
+        return before + json_text(text) + after.replace(b'"logprobs":null', b'"logprobs":' + carried, 1)
+
+    def _tool(self, event: ToolDelta) -> bytes:
+        # Clients concatenate ids and names, so each goes out once, with an empty piece of arguments at least.
+        function: dict[str, Any] = {"arguments": orjson.Fragment(json_text(event.arguments))}
+        call: dict[str, Any] = {"index": event.call}
+        if (event.index, event.call) not in self._called:
+            self._called.add((event.index, event.call))
+            call |= {"id": event.id or "", "type": "function"}
+            function = {"name": orjson.Fragment(json_text(event.name or "")), **function}
+        return self._frame(_choice(event.index, {"delta": {"tool_calls": [{**call, "function": function}]}}))
 
     def _frame(self, choice: bytes) -> bytes:
         return self._before + choice + self._after
