@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 
-from illm.actors.backend import Backend, Unconfigured
+from illm.actors.backend import Backend
 from illm.actors.directory import Directory
 from illm.backends.local import plan as plan_local
+from illm.backends.remote.plan import plan_remote
 from illm.config import FRAMEWORKS, Config
 
 logger = logging.getLogger("illm.build")
@@ -17,16 +18,12 @@ Plan = Callable[[Config], Backend]
 """How a backend joins: called once a directory, quick, without I/O."""
 
 
-def _remote(framework: str, message: str = "Remote base_url is not configured") -> Plan:
-    return lambda config: Unconfigured(framework, message)
-
-
 PLANS: Mapping[str, Plan] = {
     "transformers": plan_local,
-    "vllm": _remote("vllm"),
-    "sglang": _remote("sglang"),
-    "tgi": _remote("tgi", "TGI base_url is not configured"),
-    "ollama": _remote("ollama"),
+    "vllm": plan_remote("vllm"),
+    "sglang": plan_remote("sglang"),
+    "tgi": plan_remote("tgi", "tei"),
+    "ollama": plan_remote("ollama"),
 }
 
 

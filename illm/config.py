@@ -8,9 +8,10 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from illm.backends.remote.address import parse_address
 from illm.core.requests import Sampling
 from illm.errors import ConfigError
 
@@ -56,11 +57,25 @@ def _switch(text: str) -> bool:
     return words[text.lower()]
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http:// or https:// address")
-    return text.rstrip("/")
+def _urls(text: str) -> tuple[str, ...]:
+    urls = _names(text)
+    for url in urls:
+        parse_address(url)
+    if not urls:
+        raise ValueError("must not be empty")
+    return urls
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be printable ASCII without spaces")
+    return text
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("is not a file")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -81,7 +96,8 @@ def _device(text: str) -> str:
 
 
 def _option(default: Any, help_: str, parse: Callable[[str], Any] = str, **more: bool) -> Any:
-    return field(default=default, metadata={"option": Option(help_, parse, **more)})
+    option = Option(help_, parse, **more)
+    return field(default=default, repr=not option.secret, metadata={"option": option})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +112,25 @@ class Config:
     host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
     port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
     device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
-    vllm_base_url: str | None = _option(None, "address of a vLLM (or any OpenAI-style) server", _url)
-    sglang_base_url: str | None = _option(None, "address of an SGLang server", _url)
-    tgi_base_url: str | None = _option(None, "address of a TGI server", _url)
-    ollama_base_url: str = _option("http://127.0.0.1:11434", "address of an Ollama server", _url)
+    vllm_base_url: tuple[str, ...] = _option(
+        (), "address of a vLLM (or any OpenAI-style) server; several, with commas between, are replicas", _urls
+    )
+    sglang_base_url: tuple[str, ...] = _option((), "the same for SGLang", _urls)
+    tgi_base_url: tuple[str, ...] = _option((), "the same for TGI", _urls)
+    tei_base_url: tuple[str, ...] = _option((), "the same for TEI, which answers embeddings for tgi", _urls)
+    ollama_base_url: tuple[str, ...] = _option(("http://127.0.0.1:11434",), "the same for Ollama", _urls)
+    vllm_api_key: str | None = _option(None, "bearer key that the vLLM server wants", _key, secret=True)
+    sglang_api_key: str | None = _option(None, "bearer key that the SGLang server wants", _key, secret=True)
+    tgi_api_key: str | None = _option(None, "bearer key that the TGI server wants", _key, secret=True)
+    tei_api_key: str | None = _option(None, "bearer key that the TEI server wants", _key, secret=True)
+    ollama_api_key: str | None = _option(None, "bearer key that the Ollama server wants", _key, secret=True)
+    tgi_local: bool = _option(
+        False, "let the local Transformers engine answer for tgi, and speak TGI's own protocol", _switch, flag=True
+    )
+    upstream_ca_file: str | None = _option(
+        None, "certificates (PEM) that https servers are checked against, instead of the system's", _file
+    )
+    upstream_connections: int = _option(2048, "connections to one remote server", _number(int, 1, 2**16))
     max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31))
     temperature: float | None = _option(None, "default sampling temperature", _number(float, 0, 2))
     top_p: float | None = _option(None, "default nucleus size", _number(float, 0, 1))
@@ -125,6 +156,12 @@ class Config:
     max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
     first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
     request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))
+    connect_timeout: float = _option(
+        5.0, "seconds until a remote server has accepted a connection, or 503", _number(float, 0.001)
+    )
+    idle_timeout: float = _option(
+        120.0, "seconds a remote server may fall silent in the middle of an answer", _number(float, 0.001)
+    )
     client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", _number(float, 0.001))
     drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
     max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))

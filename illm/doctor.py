@@ -1,14 +1,14 @@
 """`illm doctor` and `illm models`: what is there, what is missing, and what to do about it."""
 
-import http.client
 import platform
+import socket
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from illm import __version__
+from illm.backends.remote.address import parse_address
 from illm.config import FRAMEWORKS, Config
 from illm.errors import ConfigError
 
@@ -58,20 +58,20 @@ def _devices() -> Iterator[str]:
 def _backends(config: Config) -> Iterator[str]:
     yield "backend transformers: in this process"
     for framework in FRAMEWORKS[1:]:
-        url = getattr(config, f"{framework}_base_url")
-        yield f"backend {framework}: {_reachable(url) if url else 'not configured'}"
+        urls = getattr(config, f"{framework}_base_url")
+        yield f"backend {framework}: {'; '.join(map(_reachable, urls)) or 'not configured'}"
 
 
 def _reachable(url: str) -> str:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=2)
+    address = parse_address(url)
     try:
-        connection.connect()
+        if address.socket is None:
+            socket.create_connection((address.host, address.port), timeout=2).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(address.socket)
     except OSError as error:
         return f"{url} cannot be reached ({error.strerror or error})"
-    finally:
-        connection.close()
     return f"{url} accepts connections"
 
 

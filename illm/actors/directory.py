@@ -100,8 +100,8 @@ class Directory:
 
     @property
     def status(self) -> str:
-        """The one word of `/healthz`: what nobody named does not count."""
-        states = {ref.state for ref in self if ref.served.named}
+        """The one word of `/healthz`: what nobody named, or said is there, does not count."""
+        states = {ref.state for ref in self if ref.served.named and not ref.served.optional}
         if self.draining:
             return "draining"
         if states & {State.IDLE, State.STARTING}:
@@ -111,7 +111,7 @@ class Directory:
     def _framework(self, asked: str | None, model: str | None) -> str:
         if asked is not None:
             return self._known(asked)
-        homes = [name for (name, served) in self._refs if served == model]
+        homes = [ref.served.framework for ref in self if model in ref.models]
         return self.default if not homes or self.default in homes else homes[0]
 
     def _known(self, framework: str) -> str:

@@ -5,6 +5,7 @@ weight outgrows the living.  Everything here is synchronous but the waiting itse
 """
 
 import math
+from collections.abc import Callable
 from time import monotonic
 
 import anyio
@@ -19,24 +20,35 @@ class Inbox:
 
     Args:
         limit: how many waiting calls are admitted; one more is refused with 429.
+
+    Attributes:
+        direct: set by an actor that can give a call to someone who works on it without a task in between; asked first,
+            it must not wait, and says whether it has taken the call.
+        down: set by an actor that cannot reach what it stands for: what everybody is told meanwhile.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.waiting = 0
         self.active: set[Call] = set()
+        self.direct: Callable[[Call], bool] | None = None
+        self.down: GatewayError | None = None
         self._gone = 0
         self._send, self._receive = anyio.create_memory_object_stream[Call](math.inf)
 
     def admit(self, request: Request) -> Call:
-        """Queue a request.
+        """Hand a request over directly, or queue it.
 
         Raises:
             GatewayError: `OVERLOADED`, when `limit` calls wait already.
         """
+        call = Call(request, self)
+        if self.direct is not None and not self.waiting and self.direct(call):
+            call.taken_at = call.queued_at
+            self.active.add(call)
+            return call
         if self.waiting >= self.limit:
             raise GatewayError(Kind.OVERLOADED, f"The backend is overloaded: {self.waiting} requests are waiting")
-        call = Call(request, self)
         self.waiting += 1
         self._send.send_nowait(call)
         return call

@@ -14,7 +14,7 @@ async def transcribe(exchange: Exchange, directory: Directory, config: Config) -
     """Turn speech into text."""
     request = await _read(exchange)
     ref = directory.find(request)
-    exchange.record.backend, exchange.record.model = ref.served.framework, ref.model
+    exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     with ref.call(request) as call:
         await collect(call, exchange, first=config.first_token_timeout)
     raise GatewayError(Kind.CAPABILITY, "No backend of this version answers transcriptions")

@@ -15,14 +15,15 @@ async def embed(exchange: Exchange, directory: Directory, config: Config) -> Non
     """Turn texts into vectors."""
     request = openai.parse_embeddings(await read_json(exchange))
     ref = directory.find(request)
-    exchange.record.backend, exchange.record.model = ref.served.framework, ref.model
+    exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     with ref.call(request) as call:
         events = await collect(call, exchange, first=config.first_token_timeout)
     rows = [row for event in events if isinstance(event, Vectors) for row in event.rows]
     usage = next(event.usage for event in events if isinstance(event, Done))
     exchange.record.prompt_tokens = usage.prompt_tokens
     body = bytearray()
-    for piece in openai.embeddings_body(request, model=ref.model, rows=rows, prompt_tokens=usage.prompt_tokens):
+    model = ref.answers_as(request)
+    for piece in openai.embeddings_body(request, model=model, rows=rows, prompt_tokens=usage.prompt_tokens):
         body += piece
         await anyio.lowlevel.checkpoint()  # a large answer must not hold the loop while it is written out
     await exchange.respond(bytes(body))

@@ -23,7 +23,9 @@ async def chat(exchange: Exchange, directory: Directory, config: Config) -> None
     request = openai.parse_chat(await read_json(exchange))
     request = replace(request, sampling=request.sampling.over(config.sampling))
     ref = _choose(exchange, directory, request)
-    encoder = openai.chat_encoder(request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request))
+    encoder = openai.chat_encoder(
+        request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request)
+    )
     await _answer(exchange, ref, config, request, encoder)
 
 
@@ -35,7 +37,9 @@ async def complete(exchange: Exchange, directory: Directory, config: Config) -> 
         sampling = replace(sampling, max_tokens=COMPLETION_TOKENS)
     request = replace(request, sampling=sampling)
     ref = _choose(exchange, directory, request)
-    encoder = openai.completion_encoder(request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request))
+    encoder = openai.completion_encoder(
+        request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request)
+    )
     await _answer(exchange, ref, config, request, encoder)
 
 

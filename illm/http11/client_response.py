@@ -94,12 +94,12 @@ class ResponseParser:
             events.append(Malformed(str(reason)))
         return events
 
-    def eof(self) -> list[ResponseEvent]:
-        """The connection has ended; return what that completes."""
+    def eof(self, *, broken: bool = False) -> list[ResponseEvent]:
+        """The connection has ended, or is `broken`; return what that completes."""
         if self._over:
             return []
         self._over = True
-        if self._buffer is None and self._left is None and self._chunks is None:
+        if self._buffer is None and self._left is None and self._chunks is None and not broken:
             return [_END]
         return [Malformed("the connection ended in the middle of a response")]
 

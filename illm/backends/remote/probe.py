@@ -1,0 +1,109 @@
+"""Asking one server whether it is well, and what it serves, on a connection that lives as long as the answer.
+
+Both questions cost no generation; which paths they are is the dialect's to say.
+"""
+
+import logging
+from typing import NamedTuple
+
+import anyio
+
+from illm.backends.remote.connection import Connection, UnreachableError, connect
+from illm.backends.remote.pool import Pool
+from illm.backends.remote.server import Server
+from illm.backends.remote.upstream import Outgoing
+from illm.http11.client_response import Malformed, ResponseHead, ResponseParser
+from illm.http11.events import Body, End
+
+logger = logging.getLogger("illm.remote")
+
+PATIENCE = 5.0
+"""Seconds an answer may take, the connection included."""
+MODELS_EVERY = 6
+"""Probes from one look at the list of models to the next."""
+_LARGEST = 4 * 2**20
+
+
+class Answer(NamedTuple):
+    """What came back; `status` is None where it was no HTTP, or not all of it."""
+
+    status: int | None
+    body: bytes = b""
+    reusable: bool = False
+
+
+async def watch_health(pool: Pool) -> None:
+    """Probe one server until cancelled: every few seconds while it is well, sooner, with backoff, while it is not."""
+    health, count = pool.health, 0
+    while True:
+        was_up = health.up
+        status, problem, models = await _examine(pool, with_models=not was_up or count % MODELS_EVERY == 0)
+        count = count + 1 if was_up else 1
+        if models is not None:
+            pool.models = models
+        health.probed(status, problem)
+        if health.up is not was_up:
+            logger.info("%s is %s", pool.server, "up" if health.up else f"down: {health.problem}")
+        while True:
+            health.disturbed = anyio.Event()
+            with anyio.move_on_after(health.pause):
+                await health.disturbed.wait()
+                logger.warning("%s is down: %s", pool.server, health.problem)
+                continue
+            break
+
+
+async def _examine(pool: Pool, *, with_models: bool) -> tuple[int | None, str | None, tuple[str, ...] | None]:
+    server, dialect = pool.server, pool.dialect
+    connection: Connection | None = None
+    status: int | None = None
+    try:
+        with anyio.move_on_after(min(PATIENCE, pool.timeouts.connect + pool.timeouts.first_byte)):
+            connection = await connect(server)
+            answer = await fetch(connection, server, dialect.probe_path)
+            status = answer.status
+            if not with_models or status is None or status >= 500:
+                return status, None, None
+            if dialect.models_path != dialect.probe_path:
+                if not answer.reusable:
+                    await connection.close()
+                    connection = await connect(server)
+                answer = await fetch(connection, server, dialect.models_path)
+            return status, None, _read_models(pool, answer)
+    except UnreachableError as error:
+        # A fault of ours, no descriptors left say, tells nothing about the server.
+        return status, None if error.ours else error.reason, None
+    finally:
+        if connection is not None:
+            await connection.close()
+    return status, None, None
+
+
+async def fetch(connection: Connection, server: Server, path: str) -> Answer:
+    """Send a GET and return the whole answer, unless it is too large to be one."""
+    await connection.send(server.encode(Outgoing("GET", path)))
+    parser, status, body = ResponseParser("GET"), None, bytearray()
+    while len(body) < _LARGEST:
+        data = await connection.receive()
+        if data is None or (not data and not parser.begun):
+            break
+        for step in parser.feed(data) if data else parser.eof():
+            if isinstance(step, ResponseHead):
+                status = step.status
+            elif isinstance(step, Body):
+                body += step.data
+            elif isinstance(step, End):
+                return Answer(status, bytes(body), parser.reusable)
+            elif isinstance(step, Malformed):
+                return Answer(None)
+    return Answer(None)
+
+
+def _read_models(pool: Pool, answer: Answer) -> tuple[str, ...] | None:
+    if answer.status != 200:
+        return None
+    try:
+        return tuple(pool.dialect.models(answer.body))
+    except Exception:  # whatever a server lists there, it can still answer requests
+        logger.exception("%s: its list of models cannot be read", pool.server)
+        return None
