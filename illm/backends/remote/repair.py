@@ -194,6 +194,8 @@ def repair_answer(asked: Asked, body: JSON) -> JSON:
             for copy in range(asked.copies)
         ]
     body["model"] = gateway_name(asked.request, body.get("model"))
+    if isinstance(body.get("metadata"), dict):  # OpenAI's is the client's own, and of strings
+        body["metadata"] = {name: value for name, value in body["metadata"].items() if isinstance(value, str)}
     if isinstance(body.get("usage"), dict):
         body["usage"] = repair_usage(body["usage"], asked.copies)
     return body
