@@ -32,11 +32,11 @@ _SECRETS = (
         re.compile(r"\[?(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}:?[0-9a-f]{0,4}(?![\w:])\]?(?::\d+)?", re.IGNORECASE),
         "[address]",
     ),
+    (re.compile(r"\b[\w-]+(?:\.[\w-]+)+:\d{2,5}\b"), "[address]"),
     (
         re.compile(r"\b(?:localhost|[\w-]+(?:\.[\w-]+)*\.(?:local|internal|lan|svc|cluster|intranet|corp))\b(?::\d+)?"),
         "[address]",
     ),
-    (re.compile(r"\b[\w-]+(?:\.[\w-]+)+:\d{2,5}\b"), "[address]"),
     (re.compile(r"\bhost=(['\"])[^'\"]*\1(?:,\s*port=\d+)?"), "[address]"),
     (re.compile(r"(?<![\w.:/])~?/{1,2}[\w.@+~-]+(?:/[\w.@+~-]+)+/?(?::\d+)*"), "[path]"),
     (re.compile(r"\b[A-Za-z]:\\[^\s'\"]+"), "[path]"),
