@@ -26,14 +26,15 @@ class Reply:
     """Events from one producer to one reader, in batches.
 
     Args:
-        bound: how many unread events make `put` wait.
+        bound: how many unread events make `put` wait; merged ones count as they were put.
     """
 
-    __slots__ = ("_bound", "_events", "_readable", "_room", "closed", "left")
+    __slots__ = ("_bound", "_events", "_readable", "_room", "_unread", "closed", "left")
 
     def __init__(self, bound: int = 64) -> None:
         self._bound = bound
         self._events: list[Event] = []
+        self._unread = 0
         self._readable: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self.closed = False
@@ -51,6 +52,7 @@ class Reply:
         if self.closed:
             raise anyio.ClosedResourceError
         pending = self._events
+        self._unread += len(events)
         for event in events:
             last = pending[-1] if pending else None
             if type(event) is Delta and type(last) is Delta and last.index == event.index:
@@ -63,7 +65,7 @@ class Reply:
 
     async def put(self, *events: Event) -> None:
         """Add events once fewer than `bound` are unread.  Raises as `put_nowait`."""
-        while len(self._events) >= self._bound and not self.left:
+        while self._unread >= self._bound and not self.left:
             self._room = anyio.Event()
             await self._room.wait()
         self.put_nowait(*events)
@@ -88,7 +90,7 @@ class Reply:
             if self.closed:
                 raise anyio.EndOfStream
             return []
-        events, self._events = self._events, []
+        events, self._events, self._unread = self._events, [], 0
         _wake(self._room)
         return events
 
