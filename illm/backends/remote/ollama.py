@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 
 from illm.backends.remote.ollama_answers import OllamaDecoder
-from illm.backends.remote.relay import AnswerDecoder
-from illm.backends.remote.transcription import WholeTranscript, transcription_form
+from illm.backends.remote.transcription import transcription_form
 from illm.backends.remote.upstream import Decoder, Dialect, Outgoing
 from illm.config import Config
 from illm.core.capabilities import Capability
@@ -92,8 +91,6 @@ class OllamaDialect:
 
     def decoder(self, request: Request) -> Decoder:
         """Return what will read the answer to `request`."""
-        if isinstance(request, Transcribe):
-            return AnswerDecoder("ollama", request, lambda headers: WholeTranscript("ollama", request))
         return OllamaDecoder(request)
 
     def models(self, body: bytes) -> Sequence[str]:

@@ -9,6 +9,7 @@ import math
 import sys
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -16,9 +17,10 @@ import orjson
 
 from illm.backends.remote.ollama_errors import ollama_error
 from illm.backends.remote.upstream_errors import complaint_in, nonsense, read_complaint
-from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Reasoning, ToolDelta, Usage, Vectors
+from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage, Vectors
 from illm.core.ndjson import NDJSONDecoder
-from illm.core.requests import Chat, Completion, Embed, Generate, Request
+from illm.core.requests import Chat, Completion, Embed, Generate, Request, Transcribe
+from illm.dialects.openai.transcripts import transcript_body
 from illm.errors import GatewayError
 
 JSON = Mapping[str, Any]
@@ -62,7 +64,9 @@ class OllamaDecoder:
         elif isinstance(self._request, Chat | Completion):
             self._body = _TextBody(self._request, self._new_id)
         elif isinstance(self._request, Embed):
-            self._body = _VectorsBody(self._request)
+            self._body = _WholeBody(self._request, partial(_vectors, self._request))
+        else:
+            self._body = _WholeBody(self._request, partial(_transcript, self._request))
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body."""
@@ -191,11 +195,12 @@ class _Calls:
         return ToolDelta(0, at, id=id_, name=name), ToolDelta(0, at, _arguments(function.get("arguments")))
 
 
-class _VectorsBody:
-    """Embeddings: one object."""
+class _WholeBody:
+    """One object, that makes sense only as a whole; `make` makes it."""
 
-    def __init__(self, request: Embed) -> None:
+    def __init__(self, request: Request, make: Callable[[JSON], Sequence[Event]]) -> None:
         self._request = request
+        self._make = make
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -209,10 +214,22 @@ class _VectorsBody:
         answer = _object(b"".join(self._pieces))
         if answer.get("error"):
             raise ollama_error(self._request, 200, complaint_in(answer))
-        rows = answer.get("embeddings")
-        if not isinstance(rows, list) or len(rows) != len(self._request.inputs):
-            raise nonsense("ollama", "did not send one embedding for each input")
-        out += (Vectors(tuple(map(_packed, rows))), Done(Usage(_count(answer, "prompt_eval_count"))))
+        out += self._make(answer)
+
+
+def _vectors(request: Embed, answer: JSON) -> Sequence[Event]:
+    rows = answer.get("embeddings")
+    if not isinstance(rows, list) or len(rows) != len(request.inputs):
+        raise nonsense("ollama", "did not send one embedding for each input")
+    return Vectors(tuple(map(_packed, rows))), Done(Usage(_count(answer, "prompt_eval_count")))
+
+
+def _transcript(request: Transcribe, answer: JSON) -> Sequence[Event]:
+    text = answer.get("text")
+    if not isinstance(text, str):
+        raise nonsense("ollama", "answered something that is no transcript")
+    word = str(request.fields.get("response_format", "json"))
+    return Raw(transcript_body(word, {"text": text})), Done(Usage())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -23,7 +23,11 @@ def _row(words: str, kind: Kind, param: str | None) -> Saying:
 
 
 SAYINGS = (
-    _row(r"context (?:length|size|window)|prompt (?:is )?too long", Kind.CONTEXT_LENGTH, "{input}"),
+    _row(
+        r"exceed\w* .{0,40}context (?:length|size|window)|(?:prompt|input) (?:is )?too long",
+        Kind.CONTEXT_LENGTH,
+        "{input}",
+    ),
     _row(r'option "([\w.]{1,64})" must be', Kind.INVALID_REQUEST, "options.{0}"),
     _row(r"does not support thinking", Kind.UNSUPPORTED_PARAMETER, "{think}"),
     _row(r"invalid think value|think value .* is not supported", Kind.INVALID_REQUEST, "{think}"),
