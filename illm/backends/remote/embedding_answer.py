@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from illm.backends.remote.relay import Collected
+from illm.backends.remote.bodies import Collected
 from illm.backends.remote.repair import gateway_name, read_usage
 from illm.backends.remote.upstream_errors import complaint_in, nonsense, upstream_error
 from illm.core.events import Done, Event, Raw, Usage

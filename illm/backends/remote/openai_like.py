@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
+from illm.backends.remote.bodies import AnswerDecoder, Body
 from illm.backends.remote.embedding_answer import EmbeddingAnswer
 from illm.backends.remote.outgoing_messages import outgoing_messages
-from illm.backends.remote.relay import AnswerDecoder, Body, answer_body
+from illm.backends.remote.relay import answer_body
 from illm.backends.remote.repair import JSON, Asked
 from illm.backends.remote.transcription import transcription_body, transcription_form
 from illm.backends.remote.upstream import Decoder, Outgoing

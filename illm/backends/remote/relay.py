@@ -6,20 +6,17 @@ ends honestly: with `[DONE]` if every choice gave a reason to end, and with a fa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 import orjson
 
-from illm.backends.remote.repair import JSON, Asked, read_usage, repair_answer
+from illm.backends.remote.bodies import MAX_ERROR, AnswerDecoder, Body, Collected
+from illm.backends.remote.repair import Asked, read_usage, repair_answer
 from illm.backends.remote.repair_chunks import ChunkRepair
-from illm.backends.remote.upstream_errors import nonsense, read_complaint, upstream_error
-from illm.core.events import Done, Event, Failed, Raw, Usage
-from illm.core.requests import Request
+from illm.backends.remote.upstream_errors import nonsense
+from illm.core.events import Done, Event, Raw, Usage
 from illm.core.sse import MAX_EVENT, SSEDecoder
-from illm.errors import GatewayError
 
-MAX_ANSWER = 512 * 1024 * 1024
-MAX_ERROR = 1024 * 1024
+__all__ = ["AnswerDecoder", "StreamAnswer", "WholeAnswer", "answer_body"]
 
 NEEDLES = (
     b'"reasoning"',
@@ -33,80 +30,6 @@ NEEDLES = (
 """What a relayed frame may not hold.  In a JSON string quotes are escaped, so text looks like none of the first six."""
 
 DONE = b"data: [DONE]\n\n"
-
-
-class Body(Protocol):
-    """A response's body, once its head has said what it is.  Raises `GatewayError` where `Decoder` returns `Failed`."""
-
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Take a piece."""
-
-    def close(self) -> Sequence[Event]:
-        """The body has ended."""
-
-
-class ErrorBody:
-    """The body of an error: collected, then read.
-
-    Args:
-        framework, request: who answered, and what.
-        status, headers: of the response.
-    """
-
-    def __init__(self, framework: str, request: Request, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self._about = (framework, request, status)
-        self._headers = headers
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Keep what one can be expected to read."""
-        self._body += data[: MAX_ERROR - len(self._body)]
-        return ()
-
-    def close(self) -> Sequence[Event]:
-        """Raise it."""
-        raise upstream_error(*self._about, read_complaint(bytes(self._body)), self._headers)
-
-
-class Collected:
-    """A body that makes sense only as a whole; subclasses make the sense.
-
-    Args:
-        framework: who answers, for messages.
-        limit: the most bytes that are kept.
-    """
-
-    def __init__(self, framework: str, limit: int = MAX_ANSWER) -> None:
-        self.framework = framework
-        self._limit = limit
-        self._size = 0
-        self._pieces: list[bytes] = []
-
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Keep a piece."""
-        self._size += len(data)
-        if self._size > self._limit:
-            raise nonsense(self.framework, f"sent an answer larger than {self._limit} bytes")
-        self._pieces.append(data)
-        return ()
-
-    def close(self) -> Sequence[Event]:
-        """Give the whole to `read`."""
-        return self.read(b"".join(self._pieces))
-
-    def read(self, body: bytes) -> Sequence[Event]:
-        """Make events of a whole body."""
-        raise NotImplementedError
-
-    def decoded(self, body: bytes) -> JSON:
-        """Decode a JSON object.  Raises `GatewayError` where it is none."""
-        try:
-            value: Any = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            value = None
-        if not isinstance(value, dict):
-            raise nonsense(self.framework, "answered something that is no JSON object")
-        return value
 
 
 class WholeAnswer(Collected):
@@ -242,56 +165,6 @@ class StreamAnswer:
                 raise nonsense(self._asked.framework, "sent an event that is no JSON object")
             pieces += [b"data: %s\n\n" % orjson.dumps(fixed) for fixed in self._repair.repair(chunk)]
         return b"".join(pieces)
-
-
-class AnswerDecoder:
-    """A `Decoder`: the head chooses a `Body`; what the body raises becomes the one `Failed`.
-
-    Args:
-        framework, request: who answers, and what.
-        good: makes the body of a good answer, given its headers.
-    """
-
-    def __init__(self, framework: str, request: Request, good: "MakeBody") -> None:
-        self._framework = framework
-        self._request = request
-        self._good = good
-        self._body: Body | None = None
-        self._over = False
-
-    def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        """Take the head."""
-        if 200 <= status < 300:
-            self._body = self._good(headers)
-        else:
-            self._body = ErrorBody(self._framework, self._request, status, headers)
-
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Take a piece of the body."""
-        if self._over or self._body is None:
-            return ()
-        try:
-            return self._body.feed(data)
-        except GatewayError as error:
-            self._over = True
-            return (Failed(error),)
-
-    def close(self) -> Sequence[Event]:
-        """The body has ended."""
-        if self._over or self._body is None:
-            return ()
-        self._over = True
-        try:
-            return self._body.close()
-        except GatewayError as error:
-            return (Failed(error),)
-
-
-class MakeBody(Protocol):
-    """What reads a good answer."""
-
-    def __call__(self, headers: Mapping[bytes, bytes]) -> Body:
-        """Return it, given the head."""
 
 
 def answer_body(asked: Asked, headers: Mapping[bytes, bytes], *, relayable: bool) -> Body:

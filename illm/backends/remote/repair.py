@@ -126,7 +126,7 @@ class ToolCalls:
 
     def __init__(self) -> None:
         self._ids: dict[int, str | None] = {}  # ours → the id as upstream gave it
-        self._ours: dict[Any, int] = {}  # theirs → ours
+        self._ours: dict[int, int] = {}  # theirs → ours
         self._named: set[int] = set()
 
     def __bool__(self) -> bool:
@@ -139,15 +139,17 @@ class ToolCalls:
     def _one(self, delta: JSON) -> Iterator[JSON]:
         function = delta.get("function")
         function = function if isinstance(function, dict) else {}
-        name, arguments = function.get("name"), arguments_text(function.get("arguments"))
-        theirs, given = delta.get("index"), delta.get("id") or None
-        ours = (
-            self._ours.get(theirs) if theirs is not None else (None if given or not self._ids else len(self._ids) - 1)
-        )
+        name, arguments = _text(function.get("name")), arguments_text(function.get("arguments"))
+        theirs, given = delta.get("index"), _text(delta.get("id"))
+        if isinstance(theirs, int):
+            ours = self._ours.get(theirs)
+        else:  # without an index, an id begins a call, and anything else belongs to the one before
+            ours = None if given or not self._ids else len(self._ids) - 1
         if ours is None or (given and name and self._ids[ours] not in (None, given)):
             ours = len(self._ids)
             self._ids[ours] = given
-            self._ours[theirs] = ours
+            if isinstance(theirs, int):
+                self._ours[theirs] = ours
             self._named.discard(ours)
             fixed = {"index": ours, "id": given or f"call_{uuid4().hex[:24]}", "type": "function"}
             if name:
@@ -165,6 +167,10 @@ def arguments_text(arguments: Any) -> str:
     if arguments is None or isinstance(arguments, str):
         return arguments or ""
     return orjson.dumps(arguments).decode()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def repair_answer(asked: Asked, body: JSON) -> JSON:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import orjson
 
-from illm.backends.remote.relay import Body, Collected
+from illm.backends.remote.bodies import Body, Collected
 from illm.backends.remote.upstream_errors import complaint_in, nonsense, upstream_error
 from illm.core.events import Done, Event, Raw, Usage
 from illm.core.requests import Transcribe

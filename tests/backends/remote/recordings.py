@@ -40,9 +40,10 @@ def read(server, case):
     return Exchange(server, case, path, asked, int(status.split()[1]), headers, pieces)
 
 
-def cases(*servers):
-    """Name every exchange of some servers."""
-    return [(server, path.stem) for server in servers for path in sorted((WIRE / server).glob("*.req"))]
+def cases(*servers, paths):
+    """Name every exchange with some servers on some paths."""
+    stems = [(server, file.stem) for server in servers for file in sorted((WIRE / server).glob("*.req"))]
+    return [(server, case) for server, case in stems if read(server, case).path in paths]
 
 
 def events(stream):

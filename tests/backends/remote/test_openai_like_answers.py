@@ -6,14 +6,16 @@ The recordings have neither tool calls nor reasoning: what is here is written fr
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from illm.backends.remote import sglang, vllm
 from illm.backends.remote.relay import StreamAnswer
 from illm.config import Config
-from illm.core.events import Done, Failed, Raw, Usage
-from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings
+from illm.core.events import Delta, Done, Failed, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage
+from illm.dialects.openai import chat_encoder, parse_chat, parse_completion, parse_embeddings
 from illm.errors import Kind
 from tests.backends.remote.recordings import events
 
@@ -291,6 +293,18 @@ def test_done_comes_once_whether_or_not_upstream_says_it(tail):
     assert (body.count(b"[DONE]"), body.endswith(b"data: [DONE]\n\n")) == (1, True)
 
 
+PIECES = [
+    wire(ROLE, end=""),
+    wire(chunk({"content": "x"}), end=""),
+    wire(chunk({"tool_calls": [{"index": {}, "id": 7, "function": "f"}, None, 7]}), end=""),
+    wire(chunk({"tool_calls": 7, "reasoning": []}, 7, index="x", usage=7), end=""),
+    wire({**HEAD, "choices": [7, None, {"delta": 7}], "usage": {"prompt_tokens": "x"}}, end=""),
+    wire({**HEAD, "choices": 7}, end=""),
+    wire(chunk({}, "stop"), end=""),
+    b"data: [DONE]\n\n",
+    b"\r",
+    b"\n\n",
+]
 ERROR_FRAMES = [
     b'data: {"error":{"message":"cuda died","type":"InternalServerError","param":null,"code":500}}\n\ndata: [DONE]\n\n',
     b'data: {"error":{"object":"error","message":"cuda died","type":"x","param":null,"code":500}}\n\ndata: [DONE]\n\n',
@@ -417,6 +431,38 @@ def test_embeddings_pass_through():
     raw, done = decode(EMBED, body[:30], body[30:], headers=JSON)
     assert raw.data == (b'{"object":"list","data":%s,"model":"e","usage":{"prompt_tokens":4,"total_tokens":4}}' % data)
     assert done == Done(Usage(4))
+
+
+EVENTS = [
+    [Reasoning(0, "hm"), ToolDelta(0, 0, id="t", name="get"), ToolDelta(0, 0, "{}"), Finish(0, "tool_calls")],
+    [Delta(0, "a\u2028", 1), Delta(0, "b", 1, (Logprob("b", -1.0, b"b"),)), Finish(0, "stop")],
+]
+
+
+@pytest.mark.parametrize("said", EVENTS)
+@pytest.mark.parametrize("fields", [{}, {"stream_options": {"include_usage": True}}, {"stream": False}])
+def test_a_gateway_in_front_of_a_gateway(said, fields):
+    asked = request(**fields)
+    inner = chat_encoder(asked, id="c", created=1, model="m")
+    theirs = inner.feed([*said, Done(Usage(3, 2))]) + inner.close()
+    happened = decode(asked, theirs, headers={b"content-type": inner.content_type})
+    body = b"".join(event.data for event in happened[:-1])
+    if asked.stream:
+        assert folded(body) == folded(theirs)
+        assert happened[-1] == Done(Usage(3, 2) if asked.include_usage else Usage())
+    else:
+        assert json.loads(body) == json.loads(theirs)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(PIECES))), st.sampled_from(["vllm", "sglang"]))
+def test_whatever_comes_is_an_end_or_one_failure(pieces, framework):
+    for asked in (request(), request(tools=[TOOL], n=2), request(stream=False), EMBED):
+        for status in (200, 400):
+            happened = decode(
+                asked, *pieces, dialect=VLLM if framework == "vllm" else SGLANG, status=status, headers={}
+            )
+            assert type(happened[-1]) in (Done, Failed)
+            assert all(type(event) is Raw for event in happened[:-1])
 
 
 def test_an_error_with_a_status():

@@ -24,13 +24,13 @@ DIALECTS = {
     "sglang": sglang.dialect(Config()),
     "sglang-embed": sglang.dialect(Config()),
 }
-ALL = cases(*DIALECTS)
 
 PARSE = {
     "/v1/chat/completions": openai.parse_chat,
     "/v1/completions": openai.parse_completion,
     "/v1/embeddings": openai.parse_embeddings,
 }
+ALL = cases(*DIALECTS, paths=PARSE)
 
 REFUSED = {
     "err_bad_role": "messages[0].role",
