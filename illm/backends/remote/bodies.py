@@ -1,7 +1,7 @@
 """What reads the body of a response, once its head has said what it is; and the `Decoder` that chooses it."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -16,6 +16,9 @@ logger = logging.getLogger("illm.upstream")
 
 MAX_ANSWER = 512 * 1024 * 1024
 MAX_ERROR = 1024 * 1024
+
+_MISUNDERSTANDING = (TypeError, ValueError, LookupError, AttributeError)
+"""JSON of the right outline with something else inside than it should have.  It ends one request, nothing more."""
 
 
 class Body(Protocol):
@@ -125,24 +128,25 @@ class AnswerDecoder:
         """Take a piece of the body."""
         if self._over or self._body is None:
             return ()
-        return self._guarded(self._body, lambda body: body.feed(data))
+        try:
+            return self._body.feed(data)
+        except (GatewayError, *_MISUNDERSTANDING) as error:
+            return self._fail(error)
 
     def close(self) -> Sequence[Event]:
         """The body has ended."""
         if self._over or self._body is None:
             return ()
-        happened = self._guarded(self._body, lambda body: body.close())
+        try:
+            happened = self._body.close()
+        except (GatewayError, *_MISUNDERSTANDING) as error:
+            return self._fail(error)
         self._over = True
         return happened
 
-    def _guarded(self, body: Body, act: Callable[[Body], Sequence[Event]]) -> Sequence[Event]:
-        try:
-            return act(body)
-        except GatewayError as error:
-            failure = error
-        except (TypeError, ValueError, LookupError, AttributeError):
-            # JSON of the right outline with something else inside than it should have.  It ends this request only.
-            logger.warning("the %s server's answer could not be understood", self._framework, exc_info=True)
-            failure = nonsense(self._framework, "answered something that could not be understood")
+    def _fail(self, error: Exception) -> Sequence[Event]:
         self._over = True
-        return (Failed(failure),)
+        if isinstance(error, GatewayError):
+            return (Failed(error),)
+        logger.warning("the %s server's answer could not be understood", self._framework, exc_info=error)
+        return (Failed(nonsense(self._framework, "answered something that could not be understood")),)

@@ -18,18 +18,22 @@ from illm.core.sse import MAX_EVENT, SSEDecoder
 
 __all__ = ["AnswerDecoder", "StreamAnswer", "WholeAnswer", "answer_body"]
 
-NEEDLES = (
-    b'"reasoning"',
-    b'"error"',
-    b'"abort"',
-    b'"repetition"',
-    b'"usage":{',
-    b'"finish_reason":"',
-    b"[DONE]",
-)
-"""What a relayed frame may not hold.  In a JSON string quotes are escaped, so text looks like none of the first six."""
-
 DONE = b"data: [DONE]\n\n"
+
+
+def needs_reading(frames: bytes) -> bool:
+    """Whether relayed frames hold something that has to be looked at: a failure, a count, a reason to end, the end.
+
+    In a JSON string quotes are escaped, so text cannot be taken for the first four.  They are written out one by one
+    because every token passes here: a loop over them costs as much again as the searches.
+    """
+    return (
+        b'"reasoning"' in frames
+        or b'"error"' in frames
+        or b'"usage":{' in frames
+        or b'"finish_reason":"' in frames  # `abort`, `error` and `repetition` among them
+        or b"[DONE]" in frames
+    )
 
 
 class WholeAnswer(Collected):
@@ -112,9 +116,11 @@ class StreamAnswer:
         end = data.rfind(b"\n\n") + 2
         if end < 2:
             return self._keep(data)
-        complete, rest = data[:end], data[end:]
-        self._tail, self._tail_size = ([rest] if rest else []), len(rest)
-        if self._relaying and not any(needle in complete for needle in NEEDLES):
+        complete = data
+        if end < len(data):
+            complete, rest = data[:end], data[end:]
+            self._tail, self._tail_size = [rest], len(rest)
+        if self._relaying and not needs_reading(complete):
             return complete
         out = b"".join([self._frame(frame) for frame in complete.split(b"\n\n") if frame])
         if not self._relayable:  # as the first frame has shown
@@ -133,7 +139,7 @@ class StreamAnswer:
         """Handle one complete frame of a stream that may be relayed."""
         if self._done:
             return b""
-        if self._relaying and not any(needle in frame for needle in NEEDLES):
+        if self._relaying and not needs_reading(frame):
             return frame + b"\n\n"
         payloads = SSEDecoder().feed(frame + b"\n\n")
         if payloads and not self._relaying and self._relayable:
@@ -143,7 +149,7 @@ class StreamAnswer:
     def _decide(self, payload: bytes) -> None:
         """Look at the first frame: whether the others can go as they are."""
         model = self._asked.request.model
-        # Compact JSON is what the needles are written for.
+        # Compact JSON is what `needs_reading` is written for.
         expected = b'"model":%s' % orjson.dumps(model) if model else b'"model":"'
         self._relaying = expected in payload
         if not self._relaying:
