@@ -116,7 +116,7 @@ def _generated(request: Generate) -> JSON:
         options["seed"] = sampling.seed % _SEEDS
     vendor = _vendor(request.body, ("truncate", "shift", "keep_alive", "options"))
     options |= vendor.pop("options", {})
-    body: JSON = {"model": request.model, "stream": True, **SWITCHED_OFF, **vendor}
+    body: JSON = {"model": request.model, "stream": request.stream, **SWITCHED_OFF, **vendor}
     if options:
         body["options"] = options
     if sampling.logprobs is not None:

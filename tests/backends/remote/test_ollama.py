@@ -50,25 +50,39 @@ def ask(server, request, speaks=None, *, size=7):
 
 
 def chat(model="plain", content="hi", **fields):
-    return parse_chat({"model": model, "messages": [{"role": "user", "content": content}], **fields})
+    return parse_chat({"model": model, "messages": [{"role": "user", "content": content}], "stream": True, **fields})
 
 
 def complete(model="plain", prompt="Once", **fields):
-    return parse_completion({"model": model, "prompt": prompt, **fields})
+    return parse_completion({"model": model, "prompt": prompt, "stream": True, **fields})
 
 
 HELLO = [Delta(0, "Hello", 1), Delta(0, " there", 1), Delta(0, "!", 1), Finish(0, "stop"), Done(Usage(5, 3))]
 
 
-@pytest.mark.parametrize("stream", [True, False])
+WHOLE = [Delta(0, "Hello there!", 1), *HELLO[-2:]]
+
+
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
-def test_chat(server, stream, size):
-    assert ask(server, chat(stream=stream), size=size) == HELLO
+def test_chat(server, size):
+    assert ask(server, chat(), size=size) == HELLO
+    assert ask(server, chat(stream=False), size=size) == WHOLE
 
 
 def test_completion(server):
     assert ask(server, complete()) == HELLO
+    assert ask(server, complete(stream=False)) == WHOLE
     assert server.body["raw"] is True
+
+
+def test_reasoning_tools_and_logprobs_without_a_stream(server):
+    server.says = Says(calls=[{"function": {"name": "f", "arguments": {"a": 1}}}])
+    fields = {"think": True, "tools": [TOOL], "logprobs": True, "top_logprobs": 1, "stream": False}
+    reasoning, text, head, arguments, finish, _ = ask(server, chat("qwen3:4b", **fields))
+    assert reasoning == Reasoning(0, "Hm...")
+    assert (text.text, len(text.logprobs)) == ("Hello there!", 3)
+    assert (head.name, arguments.arguments) == ("f", '{"a":1}')
+    assert finish == Finish(0, "tool_calls")
 
 
 def test_limit(server):

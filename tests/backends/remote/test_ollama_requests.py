@@ -11,7 +11,7 @@ from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings,
 from illm.errors import GatewayError, Kind
 
 PNG = b"\x89PNG\r\n\x1a\n\xfb\xff"
-PLAIN = {"model": "m", "stream": True, "truncate": False, "shift": False}
+PLAIN = {"model": "m", "stream": False, "truncate": False, "shift": False}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -43,6 +43,12 @@ def test_a_plain_chat_says_what_ollama_would_otherwise_decide():
 
 def test_a_completion_is_raw():
     assert sent(complete()) == ("/api/generate", PLAIN | {"prompt": "Once", "raw": True, "think": False})
+
+
+def test_a_stream_is_asked_for_where_one_is_wanted():
+    # Left out, it would mean yes.
+    assert sent(chat(stream=True))[1]["stream"] is True
+    assert sent(complete())[1]["stream"] is False
 
 
 def test_every_sampling_field_has_its_option():
