@@ -131,7 +131,8 @@ class OpenAILike:
 
     def _refuse(self, body: Mapping[str, Any]) -> None:
         for name, why in {**REFUSED, **self.quirks.refused}.items():
-            if body.get(name) and not (name == "function_call" and body[name] in ("none", "auto")):
+            # An empty schema still asks for JSON; an empty list of functions asks for nothing.
+            if name in body and body[name] not in ([], "none", "auto"):
                 raise _not_possible(name, why)
         best_of = body.get("best_of")
         if best_of is not None and best_of != body.get("n", 1):

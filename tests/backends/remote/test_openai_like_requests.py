@@ -68,7 +68,7 @@ def test_nulls_do_not():
         ({"tools": [], "tool_choice": "auto"}, {}),
         ({"tools": [], "tool_choice": "none"}, {}),
         ({"tool_choice": "none", "tools": [CLOCK]}, {"tool_choice": "none", "tools": [CLOCK]}),
-        ({"function_call": "auto"}, {"function_call": "auto"}),
+        ({"function_call": "auto", "functions": []}, {"function_call": "auto", "functions": []}),
         (
             {
                 "tools": [CLOCK, WEATHER],
@@ -121,6 +121,8 @@ def test_equal_choices_are_asked_for_once_where_the_server_refuses_several():
     ("dialect", "fields", "param"),
     [
         (VLLM, {"guided_json": {"type": "object"}}, "guided_json"),
+        (VLLM, {"guided_json": {}}, "guided_json"),
+        (VLLM, {"web_search_options": {}}, "web_search_options"),
         (VLLM, {"guided_choice": ["a"]}, "guided_choice"),
         (SGLANG, {"guided_regex": "x"}, "guided_regex"),
         (SGLANG, {"structured_outputs": {"regex": "x"}}, "structured_outputs"),
