@@ -111,7 +111,7 @@ class Directory:
     def _framework(self, asked: str | None, model: str | None) -> str:
         if asked is not None:
             return self._known(asked)
-        homes = [ref.served.framework for ref in self if model in ref.models]
+        homes = [ref.served.framework for ref in self if model == ref.model or model in ref.models]
         return self.default if not homes or self.default in homes else homes[0]
 
     def _known(self, framework: str) -> str:

@@ -144,6 +144,7 @@ class RemoteActor:
             return False
         job.moved = True
         pool.take(job)
+        self._working.set()
         return True
 
     def refill(self) -> None:

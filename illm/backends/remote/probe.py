@@ -32,16 +32,29 @@ class Answer(NamedTuple):
     reusable: bool = False
 
 
+class Found(NamedTuple):
+    """What a probe found; see `Health.probed`.
+
+    `models` is None where nobody asked or no list came; `ours`: the fault is this machine's, and says nothing.
+    """
+
+    status: int | None
+    problem: str | None = None
+    models: tuple[str, ...] | None = None
+    ours: bool = False
+
+
 async def watch_health(pool: Pool) -> None:
     """Probe one server until cancelled: every few seconds while it is well, sooner, with backoff, while it is not."""
     health, count = pool.health, 0
     while True:
         was_up = health.up
-        status, problem, models = await _examine(pool, with_models=not was_up or count % MODELS_EVERY == 0)
+        found = await _examine(pool, with_models=not was_up or count % MODELS_EVERY == 0)
         count = count + 1 if was_up else 1
-        if models is not None:
-            pool.models = models
-        health.probed(status, problem)
+        if found.models is not None:
+            pool.models = found.models
+        if not (found.ours and health.known):
+            health.probed(found.status, found.problem)
         if health.up is not was_up:
             logger.info("%s is %s", pool.server, "up" if health.up else f"down: {health.problem}")
         while True:
@@ -53,7 +66,7 @@ async def watch_health(pool: Pool) -> None:
             break
 
 
-async def _examine(pool: Pool, *, with_models: bool) -> tuple[int | None, str | None, tuple[str, ...] | None]:
+async def _examine(pool: Pool, *, with_models: bool) -> Found:
     server, dialect = pool.server, pool.dialect
     connection: Connection | None = None
     status: int | None = None
@@ -63,20 +76,19 @@ async def _examine(pool: Pool, *, with_models: bool) -> tuple[int | None, str | 
             answer = await fetch(connection, server, dialect.probe_path)
             status = answer.status
             if not with_models or status is None or status >= 500:
-                return status, None, None
+                return Found(status)
             if dialect.models_path != dialect.probe_path:
                 if not answer.reusable:
                     await connection.close()
                     connection = await connect(server)
                 answer = await fetch(connection, server, dialect.models_path)
-            return status, None, _read_models(pool, answer)
+            return Found(status, models=_read_models(pool, answer))
     except UnreachableError as error:
-        # A fault of ours, no descriptors left say, tells nothing about the server.
-        return status, None if error.ours else error.reason, None
+        return Found(status, error.reason, ours=error.ours)
     finally:
         if connection is not None:
             await connection.close()
-    return status, None, None
+    return Found(status)
 
 
 async def fetch(connection: Connection, server: Server, path: str) -> Answer:

@@ -94,12 +94,19 @@ class FakeServer:
     open: int = 0
     left: int = 0
     sent: int = 0
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    stopped: anyio.Event = field(default_factory=anyio.Event)
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def connections(self) -> int:
         """How many connections requests came on."""
         return len({seen.connection for seen in self.requests})
+
+    async def stop(self) -> None:
+        """Listen no more, and end every connection."""
+        self.scope.cancel()
+        await self.stopped.wait()
 
     def notify(self) -> None:
         """Something happened."""
@@ -254,7 +261,14 @@ async def fake_server(
         url, script if callable(script) else lambda _: script, probe if callable(probe) else lambda _: probe
     )
     serving = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(serving.serve, server.serve)
+
+    async def listen() -> None:
+        with server.scope:
+            async with serving:
+                await serving.serve(server.serve)
+        server.stopped.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
         yield server
         tasks.cancel_scope.cancel()
