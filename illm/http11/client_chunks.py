@@ -17,8 +17,8 @@ _LINE_BYTES = 4 * 1024
 _TRAILER_BYTES = 16 * 1024
 
 
-class ChunkError(Exception):
-    """The body is not well framed."""
+class _Broken(Exception):  # noqa: N818  # control flow inside this file
+    pass
 
 
 class ChunkDecoder:
@@ -27,9 +27,10 @@ class ChunkDecoder:
     Attributes:
         done: the last chunk and the trailers have been read.
         rest: what came after them.
+        fault: why the framing is broken, if it is; nothing more can be read then.
     """
 
-    __slots__ = ("_ends", "_held", "_inside", "_trailers", "done", "rest")
+    __slots__ = ("_ends", "_held", "_inside", "_trailers", "done", "fault", "rest")
 
     def __init__(self) -> None:
         self._held = b""
@@ -40,13 +41,10 @@ class ChunkDecoder:
         self._trailers = False
         self.done = False
         self.rest = b""
+        self.fault: str | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes as they were sent, cut anywhere; return the data among them.
-
-        Raises:
-            ChunkError: the framing is broken; nothing more can be read.
-        """
+        """Take bytes as they were sent, cut anywhere; return the data among them, up to a fault if there is one."""
         if self._held:
             data, self._held = self._held + data, b""
         parts: list[bytes] = []
@@ -58,7 +56,11 @@ class ChunkDecoder:
                 self._inside -= len(parts[-1])
                 self._ends = not self._inside
                 continue
-            step = self._end(data, at) if self._trailers else self._line(data, at)
+            try:
+                step = self._end(data, at) if self._trailers else self._line(data, at)
+            except _Broken as fault:
+                self.fault = str(fault)
+                break
             if not step:
                 self._held = data[at:]
                 break
@@ -71,7 +73,7 @@ class ChunkDecoder:
         if self._ends:
             here = data[at : at + 2]
             if not b"\r\n".startswith(here):
-                raise ChunkError("a chunk does not end where its size says")
+                raise _Broken("a chunk does not end where its size says")
             if len(here) < 2:
                 return 0
             self._ends = False
@@ -79,7 +81,7 @@ class ChunkDecoder:
         match = _SIZE.match(data, at)
         if match is None:
             if _SIZE_BEGUN.fullmatch(data, at) is None or len(data) - at > _LINE_BYTES:
-                raise ChunkError("malformed chunk size")
+                raise _Broken("malformed chunk size")
             return 0
         self._inside = int(match[1], 16)
         self._trailers = not self._inside
@@ -91,7 +93,7 @@ class ChunkDecoder:
             self.done = True
             return match.end() - at
         if _TRAILERS_BAD.search(data, at) or data[at : at + 1] in (b" ", b"\t", b":"):
-            raise ChunkError("malformed trailer")
+            raise _Broken("malformed trailer")
         if len(data) - at > _TRAILER_BYTES:
-            raise ChunkError("trailers too large")
+            raise _Broken("trailers too large")
         return 0

@@ -8,7 +8,7 @@ a second time; tests hold it to what h11 reads instead.
 import re
 from dataclasses import dataclass
 
-from illm.http11.client_chunks import ChunkDecoder, ChunkError
+from illm.http11.client_chunks import ChunkDecoder
 from illm.http11.events import Body, End
 from illm.http11.framing import FIELD_LINES
 
@@ -89,7 +89,7 @@ class ResponseParser:
                 data = self._head(self._buffer + data, events)
             if self._buffer is None:
                 self._body(data, events)
-        except (_Broken, ChunkError) as reason:
+        except _Broken as reason:
             self._over = True
             events.append(Malformed(str(reason)))
         return events
@@ -147,6 +147,8 @@ class ResponseParser:
             body = self._chunks.feed(data) if data else b""
             if body:
                 events.append(Body(body))
+            if self._chunks.fault is not None:
+                raise _Broken(self._chunks.fault)
             if self._chunks.done:
                 self._finish(events, self._chunks.rest)
         elif self._left is None:

@@ -102,6 +102,13 @@ def test_what_is_malformed_or_ambiguous_is_refused_at_every_cut(name):
         assert not parser.reusable
 
 
+def test_what_came_before_a_fault_is_told_however_it_was_cut():
+    wire = CHUNKED + b"5\r\nhello\r\nzz\r\n"
+    for pieces in ((wire,), *cuts(wire)):
+        events, body, _ = parse(*pieces)
+        assert (body, type(events[-1])) == (b"hello", Malformed)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "http/0.9", "bare lf", "nul", "chunk size", "trailer"])
 def test_nonsense_is_not_waited_out(name):
     events, _, _ = parse(BAD[name])

@@ -196,7 +196,8 @@ async def test_leaving_before_the_worker_ran_keeps_its_connection():
         async with fake_server([OK]) as server, running(server.url) as ref:
             assert await text(ref) == "fine"
             ref.call(ask("gone")).leave()
-            await anyio.lowlevel.checkpoint()
+            while ref.inbox.active:
+                await anyio.lowlevel.checkpoint()
             assert await text(ref) == "fine"
             assert [seen.body for seen in server.requests] == [b"hello", b"hello"]
             assert server.connections == 1
