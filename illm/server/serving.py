@@ -108,9 +108,13 @@ class Server:
         """Keep the clock, and the deadlines of all connections."""
         while True:
             await anyio.sleep(self._limits.tick)
-            service.now = anyio.current_time()
-            for connection in list(self._connections):
-                connection.check(service.now)
+            self.check(service, anyio.current_time())
+
+    def check(self, service: Service, now: float) -> None:
+        """Say what time it is, in seconds on the loop's clock: what is overdue ends."""
+        service.now = now
+        for connection in list(self._connections):
+            connection.check(now)
 
     async def handle(self, stream: ByteStream, service: Service) -> None:
         """Serve one connection; owns `stream`."""
