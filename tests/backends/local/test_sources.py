@@ -47,8 +47,8 @@ NOT_IDS = [
     "file:///etc/passwd",
     "http://host/x",
     "%2e%2e/x",
-    "ＡＢ/ｃ",
-    "modèle",
+    "\uff21\uff22/c",
+    "mod\u00e8le",
     "x" * 97,
 ]
 
