@@ -29,9 +29,12 @@ DEMO_EMBEDDER = "all-MiniLM-L6-v2"
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _UNWANTED = ["onnx/*", "openvino/*", "original/*", "*.bin", "*.py"]
 
-# The hub's own rule, less what could be read as a path: no leading dot or dash, nothing but one slash inside.
-_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)?")
-_HUB_ID_LENGTH = 96
+# The hub's own rule: parts begin and end with a letter, digit or underscore, and neither `..` nor `--` occurs (which the
+# cache's folder names use for the slash: `org--name` would find `org/name` under a name that no allow-list knows).
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
+_HUB_ID = re.compile(rf"{_PART}(?:/{_PART})?")
+_SHOWN = 96
+_NOT_IN_HUB_ID = ("..", "--")
 
 # A decoder's `...Model` without a head says nothing about pooling, so only encoders count as embedders by themselves.
 # fmt: off
@@ -207,7 +210,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form of a hub id (`name` or `org/name`) and could not be read as a path."""
-    return len(name) <= _HUB_ID_LENGTH and _HUB_ID.fullmatch(name) is not None and ".." not in name
+    plain = not name.endswith(".git") and not any(part in name for part in _NOT_IN_HUB_ID)
+    return plain and _HUB_ID.fullmatch(name) is not None
 
 
 def _from_hub(name: str, kind: ModelKind, *, download: bool) -> Source:
@@ -281,4 +285,4 @@ def _check_directory(path: Path) -> None:
 
 def _shown(name: str) -> str:
     """A client's own words, short and printable enough to give back."""
-    return repr(name if len(name) <= _HUB_ID_LENGTH else name[:_HUB_ID_LENGTH] + "…")
+    return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "…")

@@ -1,8 +1,11 @@
 """Names: what an operator may give, and the little that a request may."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+from hypothesis import given, strategies
 
 from illm.backends.local import sources
 from illm.backends.local.sources import Source, check_named, fetch, kind_of, resolve_named, resolve_requested
@@ -49,7 +52,14 @@ NOT_IDS = [
     "%2e%2e/x",
     "\uff21\uff22/c",
     "mod\u00e8le",
+    "org--name",
+    "models--org--name",
+    "org/name-",
+    "org/name.",
+    "org/name.git",
     "x" * 97,
+    "x" * 100_000,
+    "org/" + "x" * 97,
 ]
 
 
@@ -63,9 +73,19 @@ def test_a_request_names_models_and_nothing_else(name, monkeypatch):
     assert len(caught.value.message) < 200
 
 
-@pytest.mark.parametrize("name", ["gpt2", "org/name", "Qwen/Qwen2.5-0.5B", "a_b/c.d-e_f", "x" * 96])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "org/name", "Qwen/Qwen2.5-0.5B", "a_b/c.d-e_f", "x" * 96, "o/" + "x" * 96, "a"]
+)
 def test_ordinary_hub_ids_have_the_form(name):
     assert sources.is_hub_id(name)
+
+
+@given(strategies.text("aZ0_.-/~ \\\n", max_size=8) | strategies.text(max_size=8))
+def test_whatever_has_the_form_the_hubs_client_accepts(name):
+    """Else its own refusal would be an error of ours."""
+    validators = pytest.importorskip("huggingface_hub.utils")
+    if sources.is_hub_id(name):
+        validators.validate_repo_id(name)
 
 
 def test_a_request_does_not_see_directories(tmp_path, monkeypatch, hub):
@@ -229,3 +249,11 @@ def test_good_names_pass(hub, tmp_path, monkeypatch):
 )
 def test_config_says_what_a_model_is_for(config, sentence_files, kind):
     assert kind_of(config, sentence_files=sentence_files) == kind
+
+
+def test_looking_for_models_does_not_load_torch():
+    program = (
+        "import sys, illm.backends.local.sources, illm.backends.local.load, illm.backends.local.prompt;"
+        "sys.exit(bool({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
