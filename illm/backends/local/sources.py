@@ -29,8 +29,8 @@ DEMO_EMBEDDER = "all-MiniLM-L6-v2"
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _UNWANTED = ["onnx/*", "openvino/*", "original/*", "*.bin", "*.py"]
 
-# The hub's own rule: parts begin and end with a letter, digit or underscore, and neither `..` nor `--` occurs (which the
-# cache's folder names use for the slash: `org--name` would find `org/name` under a name that no allow-list knows).
+# The hub's own rule: parts begin and end with a letter, digit or underscore, and neither `..` nor `--` occurs.  The
+# latter stands for the slash in the cache's folder names: `org--name` would find `org/name` past any allow-list.
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"{_PART}(?:/{_PART})?")
 _SHOWN = 96
