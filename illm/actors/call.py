@@ -26,14 +26,15 @@ class Reply:
     """Events from one producer to one reader, in batches.
 
     Args:
-        bound: how many unread events make `put` wait.
+        bound: how many unread events make `put` wait, counted before they merge: merged text takes memory too.
     """
 
-    __slots__ = ("_bound", "_events", "_readable", "_room", "closed", "left")
+    __slots__ = ("_bound", "_events", "_readable", "_room", "_unread", "closed", "left")
 
     def __init__(self, bound: int = 64) -> None:
         self._bound = bound
         self._events: list[Event] = []
+        self._unread = 0
         self._readable: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self.closed = False
@@ -50,6 +51,7 @@ class Reply:
             raise anyio.BrokenResourceError
         if self.closed:
             raise anyio.ClosedResourceError
+        self._unread += len(events)
         pending = self._events
         for event in events:
             last = pending[-1] if pending else None
@@ -61,7 +63,7 @@ class Reply:
 
     async def put(self, *events: Event) -> None:
         """Add events once fewer than `bound` are unread.  Raises as `put_nowait`."""
-        while len(self._events) >= self._bound and not self.left:
+        while self._unread >= self._bound and not (self.left or self.closed):
             self._room = anyio.Event()
             await self._room.wait()
         self.put_nowait(*events)
@@ -70,11 +72,12 @@ class Reply:
         """Say that nothing follows.  Idempotent."""
         self.closed = True
         _wake(self._readable)
+        _wake(self._room)
 
     def leave(self) -> None:
         """The reader goes: wake both sides, forget what is unread.  Idempotent."""
         self.left = True
-        self._events = []
+        self._events, self._unread = [], 0
         _wake(self._readable)
         _wake(self._room)
 
@@ -92,7 +95,7 @@ class Reply:
                 raise anyio.EndOfStream
             self._readable = anyio.Event()
             await self._readable.wait()
-        events, self._events = self._events, []
+        events, self._events, self._unread = self._events, [], 0
         _wake(self._room)
         return events
 
@@ -160,6 +163,15 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave()
+
+
+def unraised(error: GatewayError) -> GatewayError:
+    """Return an equal error that has not been raised yet.
+
+    Who refuses many callers for one reason gives each its own: an instance raised twice keeps the tracebacks of both,
+    and with them every frame and request they passed through.
+    """
+    return GatewayError(error.kind, error.message, param=error.param, retry_after=error.retry_after)
 
 
 def _wake(event: anyio.Event | None) -> None:
