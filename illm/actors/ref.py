@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from illm.actors.actor import Actor
-from illm.actors.call import Call
+from illm.actors.call import Call, unraised
 from illm.actors.inbox import Inbox
 from illm.core.capabilities import Capability
 from illm.core.requests import Request
@@ -56,7 +56,7 @@ class Ref:
 
     Args:
         served: what it serves.
-        start: asked, without waiting, to run the actor when the first call reaches an idle one.
+        start: asked, without waiting, to run the actor when the first call reaches an idle one; may refuse.
     """
 
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
@@ -103,6 +103,7 @@ class Ref:
             case State.RESTARTING:
                 return GatewayError(Kind.NOT_READY, f"The backend of {self.model!r} crashed and is being restarted")
             case State.DRAINING | State.STOPPED:
-                return GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
+                return unraised(self.inbox.closed or GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down"))
             case _:
-                return self.problem or GatewayError(Kind.BACKEND_DIED, f"The backend of {self.model!r} has failed")
+                problem = self.problem or GatewayError(Kind.BACKEND_DIED, f"The backend of {self.model!r} has failed")
+                return unraised(problem)
