@@ -47,7 +47,7 @@ class EmbeddingWork:
             return []
         key = next(iter(self._calls))
         call = self._calls.pop(key)
-        call.rows.update(next(call.passes))
+        call.rows.update(next(call.passes, ()))  # no inputs, no passes
         self._passes += 1
         total = len(call.prepared.inputs)
         if len(call.rows) < total:

@@ -90,9 +90,11 @@ class TextWork:
                         eos=prepared.eos,
                     )
                 )
-        except RequestTooLarge as error:
+        except BaseException as error:
             self._drop(conversation)
-            raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param="max_tokens") from error
+            if isinstance(error, RequestTooLarge):
+                raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param="max_tokens") from error
+            raise
         self._by_call[key] = conversation
         self._by_sequence.update(dict.fromkeys(conversation.sequences, conversation))
 
