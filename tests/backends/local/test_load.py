@@ -16,7 +16,7 @@ pytestmark = pytest.mark.model
 
 from illm.backends.local import load  # noqa: E402
 from illm.backends.local.load import load_text, sampling_defaults  # noqa: E402
-from illm.backends.local.sources import Source, resolve_requested  # noqa: E402
+from illm.backends.local.sources import Source, resolve_named, resolve_requested  # noqa: E402
 
 
 def quietly(text, part):
@@ -121,11 +121,43 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tiny_llama):
     assert "lack 1 of its weights" in refusal(tmp_path)
 
 
-def test_pickles_are_not_loaded(tmp_path, tiny_llama):
-    tiny_llama(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+@pytest.fixture
+def pickled(tiny_llama):
+    """A model whose weights are a pickle, as the oldest ones on the hub are."""
+    from safetensors.torch import load_file
+
+    def write(directory):
+        tiny_llama(directory)
+        weights = load_file(directory / "model.safetensors")
+        (directory / "model.safetensors").unlink()
+        torch.save(weights, directory / "pytorch_model.bin")
+
+    return write
+
+
+def test_pickles_that_a_request_names_are_not_loaded(cached, pickled):
+    pickled(cached("org/old"))
+    with pytest.raises(GatewayError) as caught:
+        load_text(resolve_requested("org/old"), device="cpu", progress=quietly)
+    assert caught.value.kind is Kind.MODEL_NOT_FOUND
+
+
+def test_pickles_that_a_request_names_are_not_loaded_from_a_directory_either(tmp_path, pickled):
+    pickled(tmp_path)
     assert "pickled weights are not loaded" in refusal(tmp_path)
+
+
+def test_pickles_that_the_operator_names_are_loaded(cached, pickled):
+    pickled(cached("org/old"))
+    assert load_text(resolve_named("org/old", "text"), device="cpu", progress=quietly).served == "org/old"
+
+
+def test_pickles_run_no_code(tmp_path, pickled):
+    pickled(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(GatewayError) as caught:
+        load_text(resolve_named(str(tmp_path), "text"), device="cpu", progress=quietly)
+    assert caught.value.kind is Kind.MODEL_LOAD_FAILED
 
 
 def test_code_from_a_repository_is_not_run(tmp_path, tiny_llama):

@@ -165,7 +165,7 @@ def test_an_unreachable_hub_is_said_with_what_to_do(hub):
 
 def test_an_operator_names_directories_by_their_last_part(tmp_path):
     directory = write_config(tmp_path / "my-model", **LLAMA)
-    assert resolve_named(str(directory), "text") == Source("my-model", directory, "text")
+    assert resolve_named(str(directory), "text") == Source("my-model", directory, "text", pickles=True)
 
 
 def test_an_operator_names_gguf_files(tmp_path):
@@ -189,7 +189,7 @@ def test_an_operators_name_that_is_nothing(hub, tmp_path):
         ("missing.gguf", "No such file"),
         ("junk.gguf", "not a GGUF"),
         ("empty", "config.json"),
-        ("pickled", "safetensors"),
+        ("weightless", "no weights"),
         ("org/missing", "--model demo"),
     ],
 )
@@ -198,8 +198,7 @@ def test_certain_mistakes_are_found_at_start(name, message, hub, tmp_path, monke
     monkeypatch.setattr(sources, "find_spec", lambda module: module)
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.gguf").write_bytes(b"PK\3\4")
-    write_config(tmp_path / "pickled", **LLAMA)
-    (tmp_path / "pickled" / "pytorch_model.bin").touch()
+    write_config(tmp_path / "weightless", **LLAMA)
     with pytest.raises(ConfigError, match=message):
         check_named(name)
 
