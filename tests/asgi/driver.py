@@ -48,7 +48,7 @@ class Talk:
         self.messages: list[dict[str, Any]] = []
         self.over = anyio.Event()
         self.raised: BaseException | None = None
-        self.scope = {
+        self.scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
@@ -58,7 +58,7 @@ class Talk:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": root_path,
-            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }
@@ -163,6 +163,16 @@ class Driver:
         self._tasks = tasks
         self.way = way
 
+    async def directory(self) -> Any:
+        """The application's actors in this loop."""
+        return await self.app._runtime.directory()
+
+    async def loaded(self) -> None:
+        """Wait until the actors are ready."""
+        directory = await self.directory()
+        while directory.status == "loading":
+            await anyio.lowlevel.checkpoint()
+
     def begin(self, path: str, **request: Any) -> Talk:
         """Start a request in the background."""
         talk = Talk(self.app, path, **{"way": self.way, **request})
@@ -179,10 +189,10 @@ class Driver:
     async def get(self, path: str, **request: Any) -> Talk:
         return await self.ask(path, method="GET", **request)
 
-    def begin_chat(self, prompt: str, **more: Any) -> Talk:
+    def begin_chat(self, prompt: str, /, **more: Any) -> Talk:
         return self.begin("/v1/chat/completions", **chat(prompt, **more))
 
-    async def chat(self, prompt: str, **more: Any) -> Talk:
+    async def chat(self, prompt: str, /, **more: Any) -> Talk:
         talk = self.begin_chat(prompt, **more)
         await talk.over.wait()
         assert talk.raised is None
@@ -192,7 +202,7 @@ class Driver:
 REQUEST = ("headers", "way", "slow", "query", "root_path")
 
 
-def chat(prompt: str, **more: Any) -> dict[str, Any]:
+def chat(prompt: str, /, **more: Any) -> dict[str, Any]:
     """Return a chat request's body and headers; what `Talk` does not know goes into the body."""
     request = {name: more.pop(name) for name in REQUEST if name in more}
     body = {"messages": [{"role": "user", "content": prompt}], **more}
@@ -201,11 +211,11 @@ def chat(prompt: str, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def driving(app: Any, way: str = "own") -> AsyncIterator[Driver]:
+async def driving(app: Any, way: str = "own", *, loaded: bool = True) -> AsyncIterator[Driver]:
     """Run an application's actors, and requests to it, while the block lasts."""
-    async with app.running() as directory, anyio.create_task_group() as tasks:
+    async with app.running(), anyio.create_task_group() as tasks:
         driver = Driver(app, tasks, way)
-        while directory.status == "loading":
-            await anyio.lowlevel.checkpoint()
+        if loaded:
+            await driver.loaded()
         yield driver
         tasks.cancel_scope.cancel()

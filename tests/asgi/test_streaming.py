@@ -152,7 +152,7 @@ async def test_leaving_in_the_middle_stops_the_work(make_app, stage, way):
 
 async def test_leaving_while_queued_frees_the_place(make_app, stage, way):
     async with driving(make_app(), way) as driver:
-        ref = next(ref for ref in await refs(driver) if ref.model == "narrow")
+        ref = next(ref for ref in await driver.directory() if ref.model == "narrow")
         driver.begin_chat("hold first", model="narrow")
         await stage.cases["first"].held.wait()
         queued = [driver.begin_chat("echo", model="narrow") for _ in range(2)]
@@ -204,7 +204,3 @@ async def test_a_host_that_repeats_the_empty_body_for_ever_does_not_hang_the_loo
         talk._receive = receive
         await talk.over.wait()
     assert talk.status == 200
-
-
-async def refs(driver):
-    return list(await driver.app._runtime.directory())
