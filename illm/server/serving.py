@@ -22,6 +22,7 @@ from illm.server.service import Service
 logger = logging.getLogger("illm.server")
 
 _BUSY_SECONDS = 1.0
+_ACCEPT_PAUSE = 0.1
 _DEFAULTS = Limits()
 
 
@@ -151,10 +152,11 @@ class Server:
         while True:
             try:
                 stream = await listener.accept()
-            except OSError as exc:
+            except (OSError, anyio.BrokenResourceError) as exc:
                 # Out of descriptors, or a client that left in the queue: neither may end the server.
-                logger.warning("accepting a connection failed: %s", exc)
-                await anyio.sleep(0.1)
+                # (On trio anyio wraps what the system said.)
+                logger.warning("accepting a connection failed: %s", exc.__cause__ or exc)
+                await anyio.sleep(_ACCEPT_PAUSE)
             else:
                 service.tasks.start_soon(self.handle, stream, service)
 

@@ -9,7 +9,7 @@ import pytest
 from anyio.abc import SocketAttribute
 from driving import GET, Client, echo, listening, post, reply
 
-from illm.server import serving
+from illm.server import Limits, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,29 @@ async def test_no_accepted_socket_waits_to_fill_a_packet(monkeypatch):
         await stream.send(GET)
         assert (await Client(stream).answer()).status == 200
     assert [bool(option) for option in options] == [True]
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), anyio.BrokenResourceError()])
+async def test_a_failing_accept_does_not_end_the_server(error, monkeypatch, caplog):
+    monkeypatch.setattr(serving, "_ACCEPT_PAUSE", 0)
+    stop = anyio.Event()
+
+    class Listener:
+        failures = 2
+
+        async def accept(self):
+            if self.failures:
+                self.failures -= 1
+                raise error
+            stop.set()
+            await anyio.sleep_forever()
+
+        async def aclose(self):
+            pass
+
+    with anyio.fail_after(20):
+        await serving.Server(echo, Limits(), "", {}).run([Listener()], stop)
+    assert caplog.text.count("accepting a connection failed") == 2
 
 
 async def test_httpx():
