@@ -78,6 +78,7 @@ class Connection:
                 await self._converse()
                 tasks.cancel_scope.cancel()
         finally:
+            self._exchange = None  # it knows us: a cycle that only the garbage collector would find
             if self._rude:
                 reset_on_close(self._stream)
             await anyio.aclose_forcefully(self._stream)
