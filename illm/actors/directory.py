@@ -72,13 +72,11 @@ class Directory:
     def close(self) -> None:
         """Answer everybody, and stop every actor.  Idempotent."""
         self.draining = True
-        # Actors first: one that still takes from its mailbox must not find it closed.
+        # Actors first: one that still ran would take the next request of a caller that was just hung up on.
         for scope in tuple(self._scopes.values()):
             scope.cancel()
         for ref in tuple(self):
-            ref.inbox.refuse(_closing())
-            if ref not in self._scopes:
-                ref.inbox.close(_closing())
+            ref.inbox.close(_closing())
 
     def find(self, request: Request) -> Ref:
         """Return the actor for a request, making (not yet starting) it where only this request named it.
@@ -130,7 +128,7 @@ class Directory:
 
     def _start(self, ref: Ref) -> None:
         if self.draining:
-            raise GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
+            raise _closing()
         if self._tasks is None:
             return  # its calls wait for `open`
         if not ref.served.named:
@@ -169,10 +167,11 @@ class Directory:
         strangers = [ref for ref in self if not ref.served.named and ref.state not in LIVE]
         if len(strangers) < STRANGERS:
             return
-        for ref in [ref for ref in strangers if ref.state is State.IDLE]:
-            self._forget(ref, GatewayError(Kind.NOT_READY, "Too many other models were asked for; ask again"))
-        if all(ref.state is not State.IDLE for ref in strangers):
+        idle = [ref for ref in strangers if ref.state is State.IDLE]
+        if not idle:
             raise GatewayError(Kind.OVERLOADED, "Too many models that failed to load were asked for; try again later")
+        for ref in idle:
+            self._forget(ref, GatewayError(Kind.NOT_READY, "Too many other models were asked for; ask again"))
 
     def _evict_for(self, ref: Ref) -> None:
         loaded = [other for other in self if other is not ref and not other.served.named and other.state in LIVE]
