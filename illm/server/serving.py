@@ -205,7 +205,7 @@ def _ends(stream: ByteStream) -> Ends:
     try:
         remote = stream.extra(SocketAttribute.remote_address, None)  # noqa: S610  # not Django's
         local = stream.extra(SocketAttribute.local_address, None)  # noqa: S610
-    except OSError:  # it has left already
+    except (OSError, ValueError):  # it has left already; ValueError is uvloop's word for that
         remote = local = None
     # The client of a Unix socket has no name.
     return Ends(_address(remote) if remote else None, _address(local) if local else None)
