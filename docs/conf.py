@@ -1,10 +1,10 @@
 """How Sphinx builds these pages: `tox run -e docs`."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "ILLM"
 copyright = "the ILLM authors"
-release = version("illm")
+release = version = importlib.metadata.version("illm")
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
