@@ -56,11 +56,32 @@ def _switch(text: str) -> bool:
     return words[text.lower()]
 
 
+def _nucleus(text: str) -> float:
+    value: float = _number(float, 0, 1)(text)
+    if value == 0:
+        raise ValueError("must be above 0; for greedy answers say --temperature 0")
+    return value
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http:// or https:// address")
+    reason = "must be an http:// or https:// address, with no more than a path behind it"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(reason) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not text.isprintable():
+        raise ValueError(reason)
+    if "@" in parts.netloc or "?" in text or "#" in text or " " in text:
+        raise ValueError(reason)
     return text.rstrip("/")
+
+
+def _key(text: str) -> str:
+    # What a header cannot carry would lock everybody out.
+    if not (text.isascii() and text.isprintable()) or not text or " " in text:
+        raise ValueError("must be printable ASCII without spaces")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -81,7 +102,7 @@ def _device(text: str) -> str:
 
 
 def _option(default: Any, help_: str, parse: Callable[[str], Any] = str, **more: bool) -> Any:
-    return field(default=default, metadata={"option": Option(help_, parse, **more)})
+    return field(default=default, repr="secret" not in more, metadata={"option": Option(help_, parse, **more)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +121,12 @@ class Config:
     sglang_base_url: str | None = _option(None, "address of an SGLang server", _url)
     tgi_base_url: str | None = _option(None, "address of a TGI server", _url)
     ollama_base_url: str = _option("http://127.0.0.1:11434", "address of an Ollama server", _url)
-    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31))
+    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31 - 1))
     temperature: float | None = _option(None, "default sampling temperature", _number(float, 0, 2))
-    top_p: float | None = _option(None, "default nucleus size", _number(float, 0, 1))
-    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31))
-    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 10))
-    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _filled, secret=True)
+    top_p: float | None = _option(None, "default nucleus size", _nucleus)
+    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31 - 1))
+    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 100))
+    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _key, secret=True)
     allow_models: tuple[str, ...] = _option(
         (), "comma-separated globs of models a request may name; the models named at start always may", _names
     )
@@ -173,6 +194,7 @@ def load(environment: Mapping[str, str], command_line: Mapping[str, str] | None 
         try:
             said[name] = option.parse(text)
         except ValueError as reason:
-            shown = "" if option.secret else f" {text!r}"
+            # An address may have been written with a password in it.
+            shown = "" if option.secret or "@" in text else f" {text!r}"
             raise ConfigError(f"{place}{shown}: {reason}") from None
     return Config(**said)
