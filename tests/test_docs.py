@@ -254,18 +254,16 @@ async def test_the_example_backend_answers(plugin):
 def validated() -> list[tuple[str, str, dict, dict]]:
     """Return title, path, request and answer of everything in validation.md that must come out the same again."""
     page = (DOCS / "validation.md").read_text(encoding="utf-8")
-    found = re.findall(
-        r"### ([^\n]+)\n.*?```sh\n(.*?)\n```\n\nHTTP status 200:\n\n```text\n(.*?)\n```", page, re.DOTALL
-    )
     again = []
-    for title, command, answer in found:
-        words = shlex.split(command.replace("\\\n", ""))
+    for section in page.split("\n### ")[1:]:
+        found = re.search(r"```sh\n(.*?)\n```\n\nHTTP status 200:\n\n```text\n(.*?)\n```", section, re.DOTALL)
+        words = shlex.split(found[1].replace("\\\n", "")) if found else []
         if "-d" not in words:
             continue
         body = json.loads(words[words.index("-d") + 1])
         if body.get("temperature") == 0:
             path = next(word for word in words if word.startswith("http://")).removeprefix("http://127.0.0.1:8000")
-            again.append((title, path, body, json.loads(answer)))
+            again.append((section.partition("\n")[0], path, body, json.loads(found[2])))
     return again
 
 
