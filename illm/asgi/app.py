@@ -87,7 +87,6 @@ class Gateway:
             handler = find_handler(route, exchange.record.method)
             await handler(exchange, await self._runtime.directory(), self.config)
         except GatewayError as error:
-            error.with_traceback(None)  # an actor raises its one problem for every request: the frames would pile up
             await exchange.refuse(error, headers=_hints(error))
         except ClientGoneError:
             raise

@@ -6,7 +6,7 @@ events other prompts can set and await.  That works in one process and across a 
     hold a    says nothing until the case is released, or its caller leaves
     drip a    says one token, and one more each time the case is released, for ever
     step a    releases the case
-    gone a    answers when the work of case `a` has been cancelled
+    gone a    answers when the work of case `a` has been stopped
     held a    answers when case `a` has reached the point where it waits
 """
 
@@ -197,7 +197,7 @@ class ScriptedActor(TaskActor):
         verb, *rest = prompt_of(request).split() or ["echo"]
         try:
             tokens = await VERBS[verb](self.stage, request, respond, *rest)
-        except anyio.get_cancelled_exc_class():
+        except (anyio.get_cancelled_exc_class(), anyio.BrokenResourceError):  # stopped, or nobody listens
             self.stage.cases[rest[0]].gone.set()
             raise
         await respond(Done(Usage(prompt_tokens=1 + len(rest), completion_tokens=tokens)))
