@@ -42,11 +42,12 @@ def _foreign(entry: EntryPoint, config: Config) -> Backend:
     try:
         plan: Plan = entry.load()
         backend = plan(config)
+        framework, _ = backend.framework, tuple(backend.named())
     except Exception:
         logger.exception("the backend %s (%s) cannot be used", entry.name, entry.value)
         return Unconfigured(entry.name, f"The backend {entry.name!r} could not be loaded")
-    if backend.framework in PLANS:
-        logger.warning("%s (%s) takes the place of our backend %s", entry.name, entry.value, backend.framework)
+    if framework in PLANS:
+        logger.warning("%s (%s) takes the place of our backend %s", entry.name, entry.value, framework)
     else:
-        logger.info("backend %s comes from the entry point %s", backend.framework, entry.name)
+        logger.info("backend %s comes from the entry point %s", framework, entry.name)
     return backend
