@@ -221,11 +221,12 @@ def test_an_extreme_neighbour_does_not_change_a_row(said):
     with torch.no_grad():
         model.get_input_embeddings().weight[poison] = float("nan")
     engine = Engine(model, spell, kv_tokens=1024)
-    engine.add(request(1, new=30))
-    engine.add(request(2, prompt=[poison] * 70, new=12))
-    engine.add(request(3, new=40, prompt=[*prompt(5)]))
+    # First in, so that it has the lowest slots: what a careless padding would point to.
+    engine.add(request(1, prompt=[poison] * 70, new=45))
+    engine.add(request(2, new=40))
+    engine.add(request(3, new=30))
     texts, _ = run(engine)
-    assert (texts[1], texts[3]) == (spell(said[:30]), spell(said))
+    assert (texts[2], texts[3]) == (spell(said), spell(said[:30]))
     # The poisoned memory is handed on to others.
     for number in range(4, 12):
         engine.add(request(number, new=40))

@@ -109,6 +109,13 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype):
     assert all(0 <= token < 20000 for token in together)
 
 
+def test_the_logits_are_left_alone():
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(1))
+    before = logits.clone()
+    sample(logits, [sequence(), sequence(top_p=0.5), sequence(temperature=0.0), sequence(repetition_penalty=2.0)])
+    assert torch.equal(logits, before)
+
+
 def test_greedy_takes_the_first_of_equals():
     logits = torch.zeros(3, 30000, dtype=torch.bfloat16)
     logits[1, [29999, 12345, 12346]] = 2

@@ -63,6 +63,17 @@ def test_admission_asks_for_the_prompt_and_not_for_the_answer():
     assert [piece[0] for piece in run(planner)] == [1, 2]
 
 
+def test_a_newcomer_waits_when_those_who_run_would_soon_need_its_memory():
+    planner = scheduler(blocks=4, idle=1000)
+    planner.add(sequence(1, BLOCK - 2, new=5))
+    run(planner)
+    planner.add(sequence(2, 3 * BLOCK, new=1))
+    while planner.running:
+        assert [piece[0] for piece in run(planner)] == [1]
+    assert [piece[0] for piece in run(planner)] == [2]
+    assert planner.preemptions == 0
+
+
 def test_when_memory_runs_out_the_youngest_makes_room_and_comes_back():
     planner = scheduler(blocks=3, idle=1000, busy=1000)
     first, second = sequence(1, BLOCK, new=BLOCK + 4), sequence(2, BLOCK, new=8)
