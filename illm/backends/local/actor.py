@@ -37,6 +37,7 @@ class Slot:
 
     def __init__(self) -> None:
         self.thread: EngineThread | None = None
+        self.gone = anyio.Event()
         self.work: Work | None = None
         self.progress: str | None = None
 
@@ -68,7 +69,6 @@ class LocalActor:
         self._room = anyio.Event()
         self._loaded = anyio.Event()
         self._ended = anyio.Event()
-        self._gone = anyio.Event()
         self._error: BaseException | None = None
         self._wedged = False
         self._over = False
@@ -76,17 +76,16 @@ class LocalActor:
     async def run(self, inbox: Inbox, ready: Callable[[], None]) -> None:
         """See `illm.actors.actor.Actor`."""
         slot = self._slot
-        if slot.thread is not None and slot.thread.alive:
-            # Two copies of a model may not fit, and the old one holds the device.
-            raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
-        post = poster()
+        await self._wait_for_the_last(slot)
+        post, gone = poster(), anyio.Event()
+        slot.gone = gone
         slot.thread = thread = EngineThread(
             self._name,
             self._load,
             Outbox(post, self._deliver),
             loaded=lambda work: post(lambda: self._note_loaded(work)),
             ended=lambda error: post(lambda: self._note_ended(error)),
-            gone=lambda: post(self._gone.set),
+            gone=lambda: post(gone.set),
         )
         thread.start()
         try:
@@ -100,11 +99,23 @@ class LocalActor:
             thread.stop()
             slot.work = slot.progress = None
             self._hang_up()
-            if not self._wedged:
+            # After a crash there is nothing to wait for here: who was hung up on must not find this actor ready.
+            if not (self._ended.is_set() or self._wedged):
                 with anyio.move_on_after(_STOP_LIMIT, shield=True):
-                    await self._gone.wait()
+                    await gone.wait()
             if not thread.alive:
                 slot.thread = None
+
+    async def _wait_for_the_last(self, slot: Slot) -> None:
+        """Let the threads before this one go: two copies of a model may not fit, and the old one holds the device."""
+        last = slot.thread
+        if last is None:
+            return
+        if last.stuck_for <= self._step_limit:
+            with anyio.move_on_after(_STOP_LIMIT):
+                await slot.gone.wait()
+        if last.alive:
+            raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
 
     async def _take_calls(self, inbox: Inbox, thread: EngineThread) -> None:
         while True:

@@ -178,8 +178,29 @@ async def test_a_crash_fails_what_ran_and_a_new_engine_answers_what_waited():
             [failed] = await answer(call)
             assert isinstance(failed, Failed)
             assert failed.error.kind is Kind.BACKEND_DIED
+            assert (ref.state, ref.restarts) != (State.READY, 0)  # a retry would find the one that died
         assert text(await answer(calls[2])) == "c"
         assert (ref.state, ref.restarts) == (State.READY, 1)
+
+
+async def test_a_new_engine_waits_for_a_prompt_that_the_last_one_still_prepares():
+    crashing, sound = Letters(crash=RuntimeError("boom")), Letters()
+    crashing.stepping.shut()
+    model = Model(crashing, sound)
+    async with supervised(model) as ref:
+        first = (await ready(ref)).call(chat("a"))
+        await until(crashing.stepping.reached.is_set)
+        crashing.preparing.shut()
+        second = ref.call(chat("b"))
+        await until(crashing.preparing.reached.is_set)
+        crashing.stepping.open()
+        assert isinstance((await answer(first))[-1], Failed)  # at once
+        assert isinstance((await answer(second))[-1], Failed)
+        await anyio.wait_all_tasks_blocked()
+        assert (ref.state, model.loads) == (State.RESTARTING, 1)
+        crashing.preparing.open()
+        await ready(ref)
+        assert model.loads == 2
 
 
 async def test_crashes_in_a_row_end_in_failed():
@@ -202,7 +223,7 @@ async def test_a_load_that_fails_is_failed_with_the_reason_for_whoever_waits():
         model.loading.open()
         [failed] = await answer(call)
         assert failed.error.message == "no weights"
-        assert (ref.state, model.slot.thread, ref.restarts) == (State.FAILED, None, 0)
+        assert (ref.state, ref.restarts) == (State.FAILED, 0)
 
 
 async def test_a_load_that_crashes_is_tried_again():
