@@ -111,7 +111,7 @@ async def test_a_bug_in_the_middle_cuts_the_connection(make_app, stage, caplog):
 async def test_a_reader_that_stops_is_dropped_and_stalls_nobody(make_app, stage):
     app = make_app()
     async with (
-        serving(app, write_timeout=0.2) as address,
+        serving(app, write_timeout=1.0) as address,
         client_of(address) as client,
         asking(address, "flood 60000 100000", stream=True) as stalled,
     ):
