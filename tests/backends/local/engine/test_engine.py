@@ -221,14 +221,15 @@ def test_an_extreme_neighbour_does_not_change_a_row(said):
     with torch.no_grad():
         model.get_input_embeddings().weight[poison] = float("nan")
     engine = Engine(model, spell, kv_tokens=1024)
-    # First in, so that it has the lowest slots: what a careless padding would point to.
-    engine.add(request(1, prompt=[poison] * 70, new=45))
-    engine.add(request(2, new=40))
-    engine.add(request(3, new=30))
+    # First in, so that they have the lowest slots: what a careless padding would point to.
+    for number in (1, 2):
+        engine.add(request(number, prompt=[poison] * 70, new=45))
+    engine.add(request(3, new=40))
+    engine.add(request(4, new=30))
     texts, _ = run(engine)
-    assert (texts[2], texts[3]) == (spell(said), spell(said[:30]))
+    assert (texts[3], texts[4]) == (spell(said), spell(said[:30]))
     # The poisoned memory is handed on to others.
-    for number in range(4, 12):
+    for number in range(5, 12):
         engine.add(request(number, new=40))
     texts, _ = run(engine)
     assert set(texts.values()) == {spell(said)}
