@@ -193,6 +193,8 @@ async def test_names_that_were_only_asked_for_do_not_pile_up(monkeypatch):
         with pytest.raises(GatewayError) as refused:
             found[0].call(chat())
         assert refused.value.kind is Kind.NOT_READY
+        assert found[0].state is State.STOPPED
+        assert found[0].served.make_actor.made == 0
 
 
 async def test_too_many_failed_names_are_refused_until_some_are_forgotten(monkeypatch):
