@@ -83,6 +83,13 @@ def test_choose_refuses(shelf, model, need, strict, kind, param):
     assert (error.kind, error.param) == (kind, param)
 
 
+def test_a_pair_s_name_means_whichever_of_the_two_can_do_it(shelf):
+    pair = served("pair", stand_ins={Capability.EMBEDDINGS: "vectors"})
+    known = {"pair": pair, "vectors": served("vectors", capabilities=EMBEDS)}
+    assert choose(shelf, known, "pair", Capability.EMBEDDINGS).model == "vectors"
+    assert choose(shelf, known, "pair", Capability.CHAT) is pair
+
+
 def test_a_default_that_cannot_do_it_is_a_capability_error(shelf):
     shelf.default = lambda need: "chatty"
     error = refusal(lambda: choose(shelf, {}, None, Capability.IMAGES))

@@ -208,6 +208,8 @@ def choose(
         served = known.get(model) or backend.on_demand(model, need)
         if need in served.capabilities:
             return served
+        if (stand_in := served.stand_ins.get(need)) is not None:
+            return known.get(stand_in) or backend.on_demand(stand_in, need)
         if strict:
             raise _incapable(backend.framework, model, need)
     fallback = backend.default(need)

@@ -1,7 +1,7 @@
 """The outside of an actor: its name, its state, and the way in.  Requests hold this; they never see the actor."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 from typing import Any
@@ -39,6 +39,7 @@ class Served:
         mailbox: how many calls may wait.
         supported: the request fields beyond the plain ones that this backend honours.
         details: called for `/healthz`; numbers and short strings only.
+        stand_ins: models that answer in this one's name what it cannot do itself, by capability.
     """
 
     framework: str
@@ -49,6 +50,7 @@ class Served:
     mailbox: int = 1024
     supported: frozenset[str] = frozenset()
     details: Callable[[], dict[str, Any]] = dict
+    stand_ins: Mapping[Capability, str] = field(default_factory=dict)
 
 
 class Ref:

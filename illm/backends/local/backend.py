@@ -100,6 +100,8 @@ class Local:
             named=named,
             mailbox=self._config.max_queue,
             details=slot.describe,
+            # `demo` is the name of a pair: whoever asks it to embed means its embedder.
+            stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )
 
     def _loader(self, source: Source | Missing, slot: Slot) -> Callable[[], Work]:
