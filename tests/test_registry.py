@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from textwrap import dedent
 
 import anyio
@@ -84,7 +85,7 @@ def test_choose_refuses(shelf, model, need, strict, kind, param):
 
 
 def test_a_pair_s_name_means_whichever_of_the_two_can_do_it(shelf):
-    pair = served("pair", stand_ins={Capability.EMBEDDINGS: "vectors"})
+    pair = replace(served("pair"), stand_ins={Capability.EMBEDDINGS: "vectors"})
     known = {"pair": pair, "vectors": served("vectors", capabilities=EMBEDS)}
     assert choose(shelf, known, "pair", Capability.EMBEDDINGS).model == "vectors"
     assert choose(shelf, known, "pair", Capability.CHAT) is pair
