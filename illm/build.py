@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
-from illm.actors.backend import Backend
+from illm.actors.backend import Backend, Unconfigured
 from illm.actors.directory import Directory
 from illm.backends.local import plan as plan_local
 from illm.backends.remote.plan import plan_remote
@@ -30,11 +30,21 @@ PLANS: Mapping[str, Plan] = {
 def build_directory(config: Config) -> Directory:
     """Make every backend, ours and those of other packages, and the directory over them."""
     backends = [PLANS[framework](config) for framework in FRAMEWORKS]
-    backends += [_foreign(entry.load(), entry.name, config) for entry in entry_points(group=ENTRY_POINTS)]
+    backends += [_foreign(entry, config) for entry in entry_points(group=ENTRY_POINTS)]
     return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models)
 
 
-def _foreign(plan: Plan, name: str, config: Config) -> Backend:
-    backend = plan(config)
-    logger.info("backend %s comes from the entry point %s", backend.framework, name)
+def _foreign(entry: EntryPoint, config: Config) -> Backend:
+    """Another package's mistake costs its own backend, not the gateway."""
+    try:
+        plan: Plan = entry.load()
+        backend = plan(config)
+        framework, _ = backend.framework, tuple(backend.named())
+    except Exception:
+        logger.exception("the backend %s (%s) cannot be used", entry.name, entry.value)
+        return Unconfigured(entry.name, f"The backend {entry.name!r} could not be loaded")
+    if framework in PLANS:
+        logger.warning("%s (%s) takes the place of our backend %s", entry.name, entry.value, framework)
+    else:
+        logger.info("backend %s comes from the entry point %s", framework, entry.name)
     return backend

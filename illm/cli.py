@@ -5,11 +5,14 @@ import ipaddress
 import os
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from illm import __version__
 from illm.config import FRAMEWORKS, OPTIONS, Config, environment_name, load
 from illm.errors import ConfigError
+
+if TYPE_CHECKING:  # `illm --help` need not wait for what `illm serve` needs
+    from illm.actors.directory import Directory
 
 _COMMANDS = ("serve", "doctor", "models")
 _BAD_USAGE = 2
@@ -22,10 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.insert(0, "serve")
     options = vars(_parser().parse_args(words or ["--help"]))
     command, also = options.pop("command"), options.pop("framework_option")
-    options["framework"] = options["framework"] or also
-    typed = {name: value for name, value in options.items() if value is not None}
     try:
-        config = load(os.environ, typed)
+        options["framework"] = _one_framework(options["framework"], also)
+        config = load(os.environ, {name: value for name, value in options.items() if value is not None})
         return {"serve": _serve, "doctor": _doctor, "models": _models}[command](config)
     except ConfigError as error:
         print(f"illm: {error}", file=sys.stderr)
@@ -61,11 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _one_framework(positional: str | None, option: str | None) -> str | None:
+    if None not in (positional, option) and positional != option:
+        raise ConfigError(f"two frameworks: {positional!r} and --framework {option!r}")
+    return positional or option
+
+
 def _serve(config: Config) -> int:
     from illm import log
     from illm.asgi.app import create_app
     from illm.backends.local.install import install_missing
     from illm.backends.local.sources import check_named
+    from illm.build import build_directory
     from illm.server import Limits, run
 
     log.configure(config.log_format, config.log_level)
@@ -73,17 +82,15 @@ def _serve(config: Config) -> int:
         if config.auto_install:
             install_missing(config)
         check_named(config.model)
+        if config.embedding_model != Config.embedding_model:
+            check_named(config.embedding_model, "embedding")
     app = create_app(config)
+    offer = build_directory(config)  # only looked at: each event loop gets its own
 
     def announce(addresses: list[tuple[str, int]]) -> None:
-        print(banner(config, addresses), file=sys.stderr, flush=True)
-        if config.api_key is None and not all(_loopback(host) for host, _ in addresses):
-            print(
-                "illm: warning: listening beyond this machine without a key: anyone who reaches the port can use it; "
-                "set --api-key or --host 127.0.0.1",
-                file=sys.stderr,
-                flush=True,
-            )
+        for line in (banner(config, addresses, offer), open_door(config, [host for host, _ in addresses])):
+            if line is not None:
+                print(line, file=sys.stderr, flush=True)
 
     limits = Limits(
         body_bytes=config.max_body_bytes,
@@ -95,13 +102,30 @@ def _serve(config: Config) -> int:
     return run(app, host=config.host, port=config.port, loop=loop, limits=limits, on_listening=announce)
 
 
-def banner(config: Config, addresses: Sequence[tuple[str, int]]) -> str:
+def banner(config: Config, addresses: Sequence[tuple[str, int]], offer: "Directory") -> str:
     """Return the one line that start-up prints: address, backends, models, device, protection."""
+    from illm.actors.backend import Unconfigured
+
     where = ", ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses)
-    remotes = [name for name in FRAMEWORKS[1:] if getattr(config, f"{name}_base_url")]
-    backends = ", ".join([config.framework, *(name for name in remotes if name != config.framework)])
-    key = "key required" if config.api_key else "no key"
-    return f"illm {__version__} on {where} | backends: {backends} | model: {config.model} on {config.device} | {key}"
+    usable = [name for name, backend in offer.backends.items() if not isinstance(backend, Unconfigured)]
+    models = [ref.model for ref in offer]
+    parts = {
+        "backends": ", ".join(usable) or "none",
+        "models": ", ".join(models) or "none",
+        "device": config.device,
+    }
+    told = " | ".join(f"{name}: {value}" for name, value in parts.items())
+    return f"illm {__version__} on {where} | {told} | {'key required' if config.api_key else 'no key'}"
+
+
+def open_door(config: Config, hosts: Sequence[str]) -> str | None:
+    """Return a warning where anybody beyond this machine can use the service; None where nobody can."""
+    if config.api_key is not None or all(map(_loopback, hosts)):
+        return None
+    return (
+        "illm: warning: listening beyond this machine without a key: anyone who reaches the port can use it; "
+        "set --api-key or --host 127.0.0.1"
+    )
 
 
 def _doctor(config: Config) -> int:

@@ -66,15 +66,23 @@ def _urls(text: str) -> tuple[str, ...]:
     return urls
 
 
-def _key(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be printable ASCII without spaces")
-    return text
-
-
 def _file(text: str) -> str:
     if not Path(text).is_file():
         raise ValueError("is not a file")
+    return text
+
+
+def _nucleus(text: str) -> float:
+    value: float = _number(float, 0, 1)(text)
+    if value == 0:
+        raise ValueError("must be above 0; for greedy answers say --temperature 0")
+    return value
+
+
+def _key(text: str) -> str:
+    # What a header cannot carry would lock everybody out.
+    if not (text.isascii() and text.isprintable()) or not text or " " in text:
+        raise ValueError("must be printable ASCII without spaces")
     return text
 
 
@@ -131,12 +139,12 @@ class Config:
         None, "certificates (PEM) that https servers are checked against, instead of the system's", _file
     )
     upstream_connections: int = _option(2048, "connections to one remote server", _number(int, 1, 2**16))
-    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31))
+    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31 - 1))
     temperature: float | None = _option(None, "default sampling temperature", _number(float, 0, 2))
-    top_p: float | None = _option(None, "default nucleus size", _number(float, 0, 1))
-    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31))
-    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 10))
-    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _filled, secret=True)
+    top_p: float | None = _option(None, "default nucleus size", _nucleus)
+    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31 - 1))
+    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 100))
+    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _key, secret=True)
     allow_models: tuple[str, ...] = _option(
         (), "comma-separated globs of models a request may name; the models named at start always may", _names
     )
@@ -210,6 +218,7 @@ def load(environment: Mapping[str, str], command_line: Mapping[str, str] | None 
         try:
             said[name] = option.parse(text)
         except ValueError as reason:
-            shown = "" if option.secret else f" {text!r}"
+            # An address may have been written with a password in it.
+            shown = "" if option.secret or "@" in text else f" {text!r}"
             raise ConfigError(f"{place}{shown}: {reason}") from None
     return Config(**said)

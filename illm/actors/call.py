@@ -26,7 +26,7 @@ class Reply:
     """Events from one producer to one reader, in batches.
 
     Args:
-        bound: how many unread events make `put` wait; merged ones count as they were put.
+        bound: how many unread events make `put` wait, counted before they merge: merged text takes memory too.
     """
 
     __slots__ = ("_bound", "_events", "_readable", "_room", "_unread", "closed", "left")
@@ -51,8 +51,8 @@ class Reply:
             raise anyio.BrokenResourceError
         if self.closed:
             raise anyio.ClosedResourceError
-        pending = self._events
         self._unread += len(events)
+        pending = self._events
         for event in events:
             last = pending[-1] if pending else None
             if type(event) is Delta and type(last) is Delta and last.index == event.index:
@@ -65,7 +65,7 @@ class Reply:
 
     async def put(self, *events: Event) -> None:
         """Add events once fewer than `bound` are unread.  Raises as `put_nowait`."""
-        while self._unread >= self._bound and not self.left:
+        while self._unread >= self._bound and not (self.left or self.closed):
             self._room = anyio.Event()
             await self._room.wait()
         self.put_nowait(*events)
@@ -74,11 +74,12 @@ class Reply:
         """Say that nothing follows.  Idempotent."""
         self.closed = True
         _wake(self._readable)
+        _wake(self._room)
 
     def leave(self) -> None:
         """The reader goes: wake both sides, forget what is unread.  Idempotent."""
         self.left = True
-        self._events = []
+        self._events, self._unread = [], 0
         _wake(self._readable)
         _wake(self._room)
 
@@ -174,6 +175,15 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave()
+
+
+def unraised(error: GatewayError) -> GatewayError:
+    """Return an equal error that has not been raised yet.
+
+    Who refuses many callers for one reason gives each its own: an instance raised twice keeps the tracebacks of both,
+    and with them every frame and request they passed through.
+    """
+    return GatewayError(error.kind, error.message, param=error.param, retry_after=error.retry_after)
 
 
 def _wake(event: anyio.Event | None) -> None:

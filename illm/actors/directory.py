@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from illm.actors.backend import Backend
@@ -20,6 +21,8 @@ from illm.errors import GatewayError, Kind
 logger = logging.getLogger("illm.directory")
 
 STRANGERS = 64
+"""How many models that are not loaded, and that only requests named, are remembered."""
+
 LIVE = (State.STARTING, State.READY, State.RESTARTING, State.DOWN)
 
 
@@ -43,9 +46,9 @@ class Directory:
         self._policy = policy or Policy()
         self._refs: dict[tuple[str, str], Ref] = {}
         self._scopes: dict[Ref, anyio.CancelScope] = {}
-        self._stopped: dict[Ref, anyio.Event] = {}
+        self._leaving: dict[Ref, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
-        for backend in backends:
+        for backend in self.backends.values():
             for served in backend.named():
                 self._refs[served.framework, served.model] = Ref(served, self._start)
 
@@ -53,26 +56,27 @@ class Directory:
         return iter(self._refs.values())
 
     def open(self, tasks: TaskGroup) -> None:
-        """Start what the operator named, in a task group that outlives every request."""
+        """Start what the operator named, and what has been called already, in a task group that outlives requests."""
         self._tasks = tasks
         for ref in tuple(self):
-            if ref.served.named:
-                self._start(ref)
+            if ref.served.named or ref.inbox.waiting:
+                try:
+                    self._start(ref)
+                except GatewayError as error:
+                    ref.inbox.refuse(error)
 
     def drain(self) -> None:
         """Take no more; what runs may finish."""
         self.draining = True
 
     def close(self) -> None:
-        """Answer everybody who waits, and stop every actor."""
+        """Answer everybody, and stop every actor.  Idempotent."""
         self.draining = True
-        # Actors first: one that still takes from its mailbox must not find it closed.
+        # Actors first: one that still ran would take the next request of a caller that was just hung up on.
         for scope in tuple(self._scopes.values()):
             scope.cancel()
         for ref in tuple(self):
-            ref.inbox.refuse(_closing())
-            if ref not in self._scopes:
-                ref.inbox.close(_closing())
+            ref.inbox.close(_closing())
 
     def find(self, request: Request) -> Ref:
         """Return the actor for a request, making (not yet starting) it where only this request named it.
@@ -123,58 +127,65 @@ class Directory:
         return framework
 
     def _start(self, ref: Ref) -> None:
-        if self._tasks is None or self.draining:
-            return
-        gone = None if ref.served.named else self._evict_for(ref)
+        if self.draining:
+            raise _closing()
+        if self._tasks is None:
+            return  # its calls wait for `open`
+        if not ref.served.named:
+            self._evict_for(ref)
         ref.state = State.STARTING
-        self._stopped[ref] = anyio.Event()
         self._scopes[ref] = anyio.CancelScope()
-        self._tasks.start_soon(self._run, ref, gone, name=f"illm:{ref.served.framework}/{ref.model}")
+        after = tuple(self._leaving.values())
+        self._tasks.start_soon(self._run, ref, after, name=f"illm:{ref.served.framework}/{ref.model}")
 
-    async def _run(self, ref: Ref, after: anyio.Event | None) -> None:
+    async def _run(self, ref: Ref, after: Iterable[anyio.Event]) -> None:
         try:
             with self._scopes[ref]:
-                if after is not None:
-                    await after.wait()
+                # Whoever has to go holds its memory until it has gone; one that left before it ever ran makes no room.
+                for gone in after:
+                    await gone.wait()
+                await anyio.lowlevel.checkpoint()  # cancelled already, it should not even begin to load
                 await supervise(ref, self._policy)
         finally:
-            self._scopes.pop(ref, None)
-            self._stopped.pop(ref).set()
-            if self.draining:
-                ref.inbox.close(_closing())
+            del self._scopes[ref]
+            ref.state = State.STOPPED
+            if ref in self._leaving:
+                self._leaving.pop(ref).set()
             if not ref.served.named:
-                self._forget(ref)
-                ref.inbox.close(GatewayError(Kind.NOT_READY, f"The model {ref.model!r} was unloaded; ask again"))
+                self._forget(ref, GatewayError(Kind.NOT_READY, f"The model {ref.model!r} was unloaded; ask again"))
 
-    def _forget(self, ref: Ref) -> None:
+    def _forget(self, ref: Ref, told: GatewayError) -> None:
+        """Let go of an actor that nobody may call any more: who found it earlier is told why."""
         key = (ref.served.framework, ref.model)
         if self._refs.get(key) is ref:  # else a newer actor of the same name has taken the place
             del self._refs[key]
+        ref.state = State.STOPPED
+        ref.inbox.close(told)
 
     def _make_room_for_names(self) -> None:
         """Bound what requests can make us remember: names that failed to load, or never started."""
         strangers = [ref for ref in self if not ref.served.named and ref.state not in LIVE]
         if len(strangers) < STRANGERS:
             return
-        for ref in [ref for ref in strangers if ref.state is State.IDLE]:
-            self._forget(ref)
-            ref.inbox.close(GatewayError(Kind.NOT_READY, "Ask again"))
-        if all(ref.state is not State.IDLE for ref in strangers):
+        idle = [ref for ref in strangers if ref.state is State.IDLE]
+        if not idle:
             raise GatewayError(Kind.OVERLOADED, "Too many models that failed to load were asked for; try again later")
+        for ref in idle:
+            self._forget(ref, GatewayError(Kind.NOT_READY, "Too many other models were asked for; ask again"))
 
-    def _evict_for(self, ref: Ref) -> anyio.Event | None:
+    def _evict_for(self, ref: Ref) -> None:
         loaded = [other for other in self if other is not ref and not other.served.named and other.state in LIVE]
         if len(loaded) < self.max_loaded:
-            return None
+            return
         idle = [other for other in loaded if not other.busy]
         if not idle:
             raise GatewayError(Kind.OVERLOADED, f"{len(loaded)} other models are loaded and busy; try again later")
         oldest = min(idle, key=lambda other: other.used_at)
         logger.info("unloading %s: least recently used, to make room for %s", oldest.model, ref.model)
-        self._forget(oldest)  # at once, so that nobody calls an actor that is on its way out
-        oldest.state = State.STOPPED
+        self._leaving[oldest] = anyio.Event()
+        # At once, so that nobody calls an actor that is on its way out.
+        self._forget(oldest, GatewayError(Kind.NOT_READY, f"The model {oldest.model!r} was unloaded; ask again"))
         self._scopes[oldest].cancel()
-        return self._stopped[oldest]
 
 
 def choose(
@@ -197,6 +208,8 @@ def choose(
         served = known.get(model) or backend.on_demand(model, need)
         if need in served.capabilities:
             return served
+        if (stand_in := served.stand_ins.get(need)) is not None:
+            return known.get(stand_in) or backend.on_demand(stand_in, need)
         if strict:
             raise _incapable(backend.framework, model, need)
     fallback = backend.default(need)

@@ -1,13 +1,13 @@
 """The outside of an actor: its name, its state, and the way in.  Requests hold this; they never see the actor."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 from typing import Any
 
 from illm.actors.actor import Actor
-from illm.actors.call import Call
+from illm.actors.call import Call, unraised
 from illm.actors.inbox import Inbox
 from illm.core.capabilities import Capability
 from illm.core.requests import Request
@@ -43,6 +43,7 @@ class Served:
         lists: called for the models it serves just now, where it serves more than one; then `model` is only what
             stands for whichever of them is its default.
         optional: nobody said that it is there; that it is not is no fault.
+        stand_ins: models that answer in this one's name what it cannot do itself, by capability.
     """
 
     framework: str
@@ -56,6 +57,7 @@ class Served:
     details: Callable[[], dict[str, Any]] = dict
     lists: Callable[[], Sequence[str]] | None = None
     optional: bool = False
+    stand_ins: Mapping[Capability, str] = field(default_factory=dict)
 
 
 class Ref:
@@ -63,7 +65,7 @@ class Ref:
 
     Args:
         served: what it serves.
-        start: asked, without waiting, to run the actor when the first call reaches an idle one.
+        start: asked, without waiting, to run the actor when the first call reaches an idle one; may refuse.
     """
 
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
@@ -140,6 +142,7 @@ class Ref:
             case State.RESTARTING:
                 return GatewayError(Kind.NOT_READY, f"The backend of {self.model!r} crashed and is being restarted")
             case State.DRAINING | State.STOPPED:
-                return GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
+                return unraised(self.inbox.closed or GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down"))
             case _:
-                return self.problem or GatewayError(Kind.BACKEND_DIED, f"The backend of {self.model!r} has failed")
+                problem = self.problem or GatewayError(Kind.BACKEND_DIED, f"The backend of {self.model!r} has failed")
+                return unraised(problem)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from illm.actors.call import unraised
 from illm.actors.ref import Ref, State
 from illm.errors import GatewayError, Kind
 
@@ -28,8 +29,11 @@ class Policy:
 
 
 async def supervise(ref: Ref, policy: Policy = Policy()) -> None:
-    """Run the actor of `ref` until cancelled; an actor nobody named goes back to idle after a failure."""
-    crashes: deque[float] = deque(maxlen=policy.intensity)
+    """Run the actor of `ref` until cancelled.
+
+    Returns when the actor ended by itself, or, where nobody named it, a period after it failed.
+    """
+    crashes: deque[float] = deque()
     try:
         while ref.state is not State.STOPPED:
             ref.state = State.RESTARTING if crashes else State.STARTING
@@ -39,14 +43,12 @@ async def supervise(ref: Ref, policy: Policy = Policy()) -> None:
                 await anyio.sleep(policy.period)
                 crashes.clear()
                 if not ref.served.named:
-                    ref.state = State.IDLE
                     return
             elif ref.state is State.RESTARTING:
                 await anyio.sleep(min(policy.ceiling, policy.backoff * 2 ** (len(crashes) - 1)))
     finally:
-        if ref.state is not State.IDLE:
-            ref.state = State.STOPPED
-            ref.inbox.refuse(GatewayError(Kind.SHUTTING_DOWN, "The model is being unloaded"))
+        ref.state = State.STOPPED
+        ref.inbox.refuse(GatewayError(Kind.SHUTTING_DOWN, f"The model {ref.model!r} is being unloaded"))
 
 
 async def _run_once(ref: Ref, crashes: deque[float], policy: Policy) -> None:
@@ -57,18 +59,25 @@ async def _run_once(ref: Ref, crashes: deque[float], policy: Policy) -> None:
         await ref.served.make_actor().run(ref.inbox, ready)
         ref.state = State.STOPPED  # a clean end is not a crash
     except* GatewayError as group:
-        ref.state, ref.problem = State.FAILED, _first(group)
-        logger.error("%s/%s cannot start: %s", ref.served.framework, ref.model, ref.problem)
+        # Not the raised one itself: its traceback would hold what had been loaded so far.
+        ref.state, ref.problem = State.FAILED, unraised(_first(group))
+        logger.error("%s/%s cannot run: %s", ref.served.framework, ref.model, ref.problem)
     except* Exception as group:
-        now = anyio.current_time()
-        burst = len(crashes) == policy.intensity and now - crashes[0] < policy.period
-        crashes.append(now)
         ref.restarts += 1
-        ref.state = State.FAILED if burst else State.RESTARTING
+        ref.state = State.FAILED if _too_many(crashes, policy) else State.RESTARTING
         ref.problem = GatewayError(Kind.BACKEND_DIED, f"The backend of {ref.model!r} crashed")
         logger.error("%s/%s crashed", ref.served.framework, ref.model, exc_info=group)
     finally:
         ref.inbox.abandon()
+
+
+def _too_many(crashes: deque[float], policy: Policy) -> bool:
+    """Note a crash; say whether it is one more than `intensity` within the period."""
+    now = anyio.current_time()
+    while crashes and now - crashes[0] >= policy.period:
+        crashes.popleft()  # else one crash a week would be answered with the longest backoff
+    crashes.append(now)
+    return len(crashes) > policy.intensity
 
 
 def _first(group: BaseExceptionGroup[GatewayError]) -> GatewayError:

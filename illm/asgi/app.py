@@ -4,7 +4,7 @@ import hmac
 import logging
 import os
 from collections.abc import Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from illm.actors.directory import Directory
@@ -39,14 +39,15 @@ class Gateway:
                 await self._live(receive, send)
             case "websocket":
                 await receive()
-                await send({"type": "websocket.close", "code": 1003})
+                with suppress(OSError):
+                    await send({"type": "websocket.close", "code": 1003})
 
     def running(self) -> AbstractAsyncContextManager[Directory]:
         """Run the backends while the block lasts: for hosts that mount the application and forward no lifespan."""
         return self._runtime.running()
 
     def begin_drain(self) -> None:
-        """Answer `draining` from now on and take no more work; called by our own server at the first signal."""
+        """Take no more work in this event loop, and say so; called by our own server at the first signal."""
         self._runtime.drain()
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -70,6 +71,9 @@ class Gateway:
             await self._answer(exchange)
         except ClientGoneError:
             exchange.record.error = "client_gone"
+        except Exception:  # of the server's: a `send` that refuses what it was given
+            logger.exception("%s: the response could not be sent", exchange.record.request_id)
+            exchange.record.error = "internal"
         finally:
             exchange.record.emit()
 
@@ -82,12 +86,8 @@ class Gateway:
                 self._authorize(exchange, self._key)
             handler = find_handler(route, exchange.record.method)
             await handler(exchange, await self._runtime.directory(), self.config)
-        except MethodNotAllowedError as error:
-            await exchange.refuse(error, headers=[(b"allow", error.allow.encode())])
         except GatewayError as error:
-            if error.__cause__ is not None:
-                logger.error("%s: %s", exchange.record.request_id, error, exc_info=error.__cause__)
-            await exchange.refuse(error)
+            await exchange.refuse(error, headers=_hints(error))
         except ClientGoneError:
             raise
         except Exception:
@@ -101,6 +101,13 @@ class Gateway:
         scheme, _, theirs = exchange.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(theirs.strip(), key):
             raise GatewayError(Kind.UNAUTHORIZED, "A valid key is required: send `Authorization: Bearer <key>`")
+
+
+def _hints(error: GatewayError) -> list[tuple[bytes, bytes]]:
+    """Return the headers that HTTP demands beside certain statuses."""
+    if isinstance(error, MethodNotAllowedError):
+        return [(b"allow", error.allow.encode())]
+    return [(b"www-authenticate", b"Bearer")] if error.kind is Kind.UNAUTHORIZED else []
 
 
 def create_app(config: Config | None = None) -> Gateway:

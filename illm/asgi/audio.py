@@ -1,10 +1,14 @@
 """`/v1/audio/transcriptions`: parsed in full; answered by whichever backend offers it."""
 
+from collections.abc import Sequence
+
 from illm.actors.directory import Directory
+from illm.actors.ref import Ref
 from illm.asgi.exchange import Exchange
 from illm.asgi.json_request import media_type, read_json, refuse_encodings
-from illm.asgi.relay import collect
+from illm.asgi.relay import relay
 from illm.config import Config
+from illm.core.capabilities import Capability
 from illm.core.requests import Transcribe
 from illm.dialects import openai
 from illm.errors import GatewayError, Kind
@@ -13,11 +17,27 @@ from illm.errors import GatewayError, Kind
 async def transcribe(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Turn speech into text."""
     request = await _read(exchange)
-    ref = directory.find(request)
+    ref = _find(directory, request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
+    stream = bool(request.fields.get("stream"))
+    first, whole = config.first_token_timeout, config.request_timeout
     with ref.call(request) as call:
-        await collect(call, exchange, first=config.first_token_timeout)
-    raise GatewayError(Kind.CAPABILITY, "No backend of this version answers transcriptions")
+        encoder = openai.transcription_encoder(request)
+        await relay(exchange, call, encoder, stream=stream, first=first, whole=whole)
+
+
+def _find(directory: Directory, request: Transcribe) -> Ref:
+    try:
+        return directory.find(request)
+    except GatewayError as error:
+        # Where nothing transcribes at all, that is the answer, not that one model of many is unknown.
+        if error.kind is not Kind.MODEL_NOT_FOUND or _transcribes(directory.list(request.framework)):
+            raise
+        raise GatewayError(Kind.CAPABILITY, "No backend here supports audio transcriptions") from None
+
+
+def _transcribes(refs: Sequence[Ref]) -> bool:
+    return any(Capability.AUDIO in ref.served.capabilities for ref in refs)
 
 
 async def _read(exchange: Exchange) -> Transcribe:

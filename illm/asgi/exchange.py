@@ -1,5 +1,6 @@
 """One HTTP exchange: the request as read, the response as written, and what the access log will say of it."""
 
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
+
+logger = logging.getLogger("illm.asgi")
 
 JSON = b"application/json"
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
@@ -48,6 +51,7 @@ class Exchange:
         "record",
         "scope",
         "started",
+        "torn",
     )
 
     def __init__(
@@ -57,6 +61,8 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.limit = limit
         self.started = False
+        self.torn = False
+        """A message was cut off while it was sent: whatever came after it would be garbage."""
         self._receive = receive
         self._send = send
         self._patience = patience
@@ -71,7 +77,7 @@ class Exchange:
     def path(self) -> str:
         """The path below the mount point."""
         path: str = self.scope["path"]
-        root: str = self.scope.get("root_path") or ""
+        root: str = (self.scope.get("root_path") or "").rstrip("/")
         # Servers and frameworks differ on whether `path` still has the mount point in front.
         return path[len(root) :] if root and path.startswith(root + "/") else path
 
@@ -84,14 +90,15 @@ class Exchange:
         """
         if not self._unread:
             return None
+        if not self._size:
+            self._check_size(self._declared_size())  # before a client that asks (`Expect`) is told to go on
         message = await self._receive_in_time()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk: bytes = message.get("body", b"")
         self._unread = message.get("more_body", False)
         self._size += len(chunk)
-        if self._size > self.limit:
-            raise GatewayError(Kind.TOO_LARGE, f"The request body is larger than {self.limit} bytes")
+        self._check_size(self._size)
         return chunk
 
     async def body(self) -> bytes:
@@ -126,9 +133,15 @@ class Exchange:
 
     async def refuse(self, error: GatewayError, headers: Headers = ()) -> None:
         """Answer with an error, with the status and the retry hints of its kind."""
-        self.record.error = error.kind.name.lower()
+        self.note(error)
         body = openai.error_body(error)
         await self.respond(body, status=error.kind.value.status, headers=[*openai.error_headers(error), *headers])
+
+    def note(self, error: GatewayError) -> None:
+        """Keep an error for the access log; the cause of one on our side is logged, here and nowhere else."""
+        self.record.error = error.kind.name.lower()
+        if error.kind is Kind.INTERNAL and error.__cause__ is not None:
+            logger.error("%s: %s", self.record.request_id, error, exc_info=error.__cause__)
 
     @asynccontextmanager
     async def watching(self, on_leave: Callable[[], None]) -> AsyncIterator[None]:
@@ -153,7 +166,16 @@ class Exchange:
             return await self._receive()
         raise GatewayError(Kind.TIMEOUT, "The request body did not arrive in time")
 
+    def _declared_size(self) -> int:
+        declared = self.headers.get(b"content-length", b"0")
+        return int(declared) if declared.isdigit() else 0
+
+    def _check_size(self, size: int) -> None:
+        if size > self.limit:
+            raise GatewayError(Kind.TOO_LARGE, f"The request body is larger than {self.limit} bytes")
+
     async def _write(self, message: Message) -> None:
+        self.torn = True
         try:
             if self._on_own_server:
                 await self._send(message)
@@ -162,9 +184,10 @@ class Exchange:
                     await self._send(message)
         except OSError as error:  # TimeoutError is one
             raise ClientGoneError from error
+        self.torn = False
 
 
 async def _watch(receive: Receive, on_leave: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    on_leave()
+    # Once, not in a loop: some hosts repeat the empty body for ever, without ever waiting.
+    if (await receive())["type"] == "http.disconnect":
+        on_leave()

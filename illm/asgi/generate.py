@@ -14,15 +14,12 @@ from illm.config import Config
 from illm.core.requests import Generate
 from illm.dialects import openai
 
-COMPLETION_TOKENS = 16
-"""What OpenAI's legacy endpoint generates where nobody says how much."""
-
 
 async def chat(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Answer a conversation with one assistant turn."""
     request = openai.parse_chat(await read_json(exchange))
     request = replace(request, sampling=request.sampling.over(config.sampling))
-    ref = _choose(exchange, directory, request)
+    ref = _choose(exchange, directory, request, openai.CHAT_FIELDS)
     encoder = openai.chat_encoder(
         request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request)
     )
@@ -34,19 +31,19 @@ async def complete(exchange: Exchange, directory: Directory, config: Config) -> 
     request = openai.parse_completion(await read_json(exchange))
     sampling = request.sampling.over(config.sampling)
     if sampling.max_tokens is None:
-        sampling = replace(sampling, max_tokens=COMPLETION_TOKENS)
+        sampling = replace(sampling, max_tokens=openai.DEFAULT_MAX_TOKENS)
     request = replace(request, sampling=sampling)
-    ref = _choose(exchange, directory, request)
+    ref = _choose(exchange, directory, request, openai.COMPLETION_FIELDS)
     encoder = openai.completion_encoder(
         request, id=f"cmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request)
     )
     await _answer(exchange, ref, config, request, encoder)
 
 
-def _choose(exchange: Exchange, directory: Directory, request: Generate) -> Ref:
+def _choose(exchange: Exchange, directory: Directory, request: Generate, fields: frozenset[str]) -> Ref:
     ref = directory.find(request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
-    refusal = openai.unsupported(request.body, ref.served.supported)
+    refusal = openai.unsupported(request.body, ref.served.supported, fields=fields)
     if refusal is not None:
         raise refusal
     return ref

@@ -1,7 +1,8 @@
 """The pump: from an actor's reply, through an encoder, to the client.
 
 Before the first byte every failure still has a status, so it is raised.  After it the failure becomes an error event:
-never a clean end.  One cancel scope a request carries both deadlines.
+never a clean end.  One cancel scope a request carries both deadlines.  While the client is watched, errors are values:
+on a foreign server a task group is open, which would wrap what is raised.
 """
 
 from contextlib import suppress
@@ -17,6 +18,9 @@ from illm.asgi.exchange import ClientGoneError, Exchange
 from illm.core.events import Delta, Done, Event, Failed, Usage
 from illm.errors import GatewayError, Kind
 
+_LAST_WORDS = 5.0
+"""Seconds that a client may take to read that its stream has failed."""
+
 
 class Encoder(Protocol):
     """Events in, bytes out; see `illm.dialects.openai`."""
@@ -24,7 +28,7 @@ class Encoder(Protocol):
     content_type: bytes
 
     def feed(self, events: list[Event]) -> bytes:
-        """Return what can be sent now."""
+        """Return what can be sent now; nothing, where the answer is not streamed."""
 
     def close(self) -> bytes:
         """Return the rest, once `Done` has been fed."""
@@ -50,24 +54,25 @@ async def relay(
         ClientGoneError: nobody is there any more.
     """
     began = anyio.current_time()
-    error: GatewayError | None = None
+    error: Exception | None = None
     async with exchange.watching(call.leave):
-        # The extra scope outside the pump: inside a task group an error must be a value.
         with anyio.CancelScope(deadline=began + first) as scope:
             error = await _pump(exchange, call, encoder, scope, began + whole, stream=stream)
-        if scope.cancelled_caught:
-            error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
-        if error is not None and exchange.started and not call.left:
-            error = await _end_badly(exchange, encoder, error)
     if call.left:
         raise ClientGoneError
-    if error is not None:
+    if scope.cancelled_caught:
+        error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
+    if isinstance(error, GatewayError) and exchange.started:
+        await _end_badly(exchange, encoder, error)
+    elif error is not None:
         raise error
+    elif not stream:
+        await exchange.respond(encoder.close(), content_type=encoder.content_type)
 
 
 async def _pump(
     exchange: Exchange, call: Call | FanOut, encoder: Encoder, scope: anyio.CancelScope, end: float, *, stream: bool
-) -> GatewayError | None:
+) -> Exception | None:
     record = exchange.record
     waiting = True
     try:
@@ -79,41 +84,38 @@ async def _pump(
                 _note_first(record, call)
             last = events[-1]
             if type(last) is Failed:
+                if exchange.started and len(events) > 1:
+                    await exchange.write(encoder.feed(events[:-1]))
                 return last.error
             data = encoder.feed(events)
             if type(last) is Done:
                 _note_usage(record, last.usage)
-                await _finish(exchange, encoder, data, stream=stream)
+                if stream:
+                    if not exchange.started:
+                        await exchange.start_stream(encoder.content_type)
+                    await exchange.write(data + encoder.close(), more=False)
                 return None
             if stream and data:
                 if not exchange.started:
                     await exchange.start_stream(encoder.content_type)
                 await exchange.write(data)
-                record.completion_tokens = (record.completion_tokens or 0) + sum(
-                    event.tokens for event in events if type(event) is Delta
-                )
+                _note_tokens(record, events)
     except anyio.EndOfStream:
         return GatewayError(Kind.BACKEND_DIED, "The backend died while it answered")
     except (anyio.BrokenResourceError, ClientGoneError):
         call.leave()
         return None
+    except Exception as error:
+        return error
 
 
-async def _finish(exchange: Exchange, encoder: Encoder, data: bytes, *, stream: bool) -> None:
-    if not stream:
-        await exchange.respond(data + encoder.close(), content_type=encoder.content_type)
+async def _end_badly(exchange: Exchange, encoder: Encoder, error: GatewayError) -> None:
+    """Say in the stream that it failed; where that cannot be said any more, leave it unfinished."""
+    exchange.note(error)
+    if exchange.torn:
         return
-    if not exchange.started:
-        await exchange.start_stream(encoder.content_type)
-    await exchange.write(data + encoder.close(), more=False)
-
-
-async def _end_badly(exchange: Exchange, encoder: Encoder, error: GatewayError) -> GatewayError | None:
-    exchange.record.error = error.kind.name.lower()
-    with anyio.move_on_after(5):
-        with suppress(ClientGoneError):
-            await exchange.write(encoder.fail(error), more=False)
-    return None
+    with anyio.move_on_after(_LAST_WORDS), suppress(ClientGoneError):
+        await exchange.write(encoder.fail(error), more=False)
 
 
 async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event]:
@@ -123,10 +125,10 @@ async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event
     async with exchange.watching(call.leave):
         with anyio.CancelScope(deadline=anyio.current_time() + first) as scope:
             error = await _gather(call, events)
-        if scope.cancelled_caught:
-            error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
     if call.left:
         raise ClientGoneError
+    if scope.cancelled_caught:
+        error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
     if error is not None:
         raise error
     _note_first(exchange.record, call)
@@ -150,6 +152,14 @@ def _note_first(record: Record, call: Call | FanOut) -> None:
     now = monotonic()
     record.ttft = now - record.began
     record.queue = (call.taken_at or now) - call.queued_at
+
+
+def _note_tokens(record: Record, events: list[Event]) -> None:
+    tokens = record.completion_tokens or 0
+    for event in events:
+        if type(event) is Delta:
+            tokens += event.tokens
+    record.completion_tokens = tokens
 
 
 def _note_usage(record: Record, usage: Usage) -> None:

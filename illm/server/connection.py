@@ -2,9 +2,9 @@
 
 The reader never waits for the application except where a buffer is full, so the end of the stream is seen while a
 request runs.  All state changes are synchronous; the two tasks meet only in `Wake`s.  Nobody here arms a timer: two
-deadlines are plain numbers, which the server's one watchdog compares with the clock (`check`), and what an expired one
-means is in a table by phase.  A stalled write is ended by closing the stream under it: a scope a write would cost more
-than the write's other overhead.
+deadlines are plain numbers, which the server's one watchdog compares with the clock (`check`); what the passing of the
+reader's means depends on its phase.  A stalled write is ended by closing the stream under it, so that no write needs a
+scope of its own.
 """
 
 import logging
@@ -78,6 +78,7 @@ class Connection:
                 await self._converse()
                 tasks.cancel_scope.cancel()
         finally:
+            self._exchange = None  # it knows us: a cycle that only the garbage collector would find
             if self._rude:
                 reset_on_close(self._stream)
             await anyio.aclose_forcefully(self._stream)

@@ -41,5 +41,6 @@ def reset_on_close(stream: ByteStream) -> None:
     """Make the next close a reset, so that the client cannot take half a response for a whole one."""
     raw = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610  # not Django's
     if raw is not None:
-        with suppress(OSError, NotImplementedError):
+        # ValueError: uvloop's word for a socket that is closed already.
+        with suppress(OSError, ValueError, NotImplementedError):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -22,6 +22,7 @@ from illm.server.service import Service
 logger = logging.getLogger("illm.server")
 
 _BUSY_SECONDS = 1.0
+_ACCEPT_PAUSE = 0.1
 _DEFAULTS = Limits()
 
 
@@ -108,9 +109,13 @@ class Server:
         """Keep the clock, and the deadlines of all connections."""
         while True:
             await anyio.sleep(self._limits.tick)
-            service.now = anyio.current_time()
-            for connection in list(self._connections):
-                connection.check(service.now)
+            self.check(service, anyio.current_time())
+
+    def check(self, service: Service, now: float) -> None:
+        """Say what time it is, in seconds on the loop's clock: what is overdue ends."""
+        service.now = now
+        for connection in list(self._connections):
+            connection.check(now)
 
     async def handle(self, stream: ByteStream, service: Service) -> None:
         """Serve one connection; owns `stream`."""
@@ -147,10 +152,11 @@ class Server:
         while True:
             try:
                 stream = await listener.accept()
-            except OSError as exc:
+            except (OSError, anyio.BrokenResourceError) as exc:
                 # Out of descriptors, or a client that left in the queue: neither may end the server.
-                logger.warning("accepting a connection failed: %s", exc)
-                await anyio.sleep(0.1)
+                # (On trio anyio wraps what the system said.)
+                logger.warning("accepting a connection failed: %s", exc.__cause__ or exc)
+                await anyio.sleep(_ACCEPT_PAUSE)
             else:
                 service.tasks.start_soon(self.handle, stream, service)
 
@@ -199,7 +205,7 @@ def _ends(stream: ByteStream) -> Ends:
     try:
         remote = stream.extra(SocketAttribute.remote_address, None)  # noqa: S610  # not Django's
         local = stream.extra(SocketAttribute.local_address, None)  # noqa: S610
-    except OSError:  # it has left already
+    except (OSError, ValueError):  # it has left already; ValueError is uvloop's word for that
         remote = local = None
     # The client of a Unix socket has no name.
     return Ends(_address(remote) if remote else None, _address(local) if local else None)

@@ -4,7 +4,6 @@ It takes no more from its mailbox than the engine can hold: a few calls beyond w
 when a place falls free.  The rest waits where it can be counted, refused and withdrawn.
 """
 
-import logging
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -19,8 +18,6 @@ from illm.backends.local.work import Batch, Work
 from illm.core.events import Done, Failed
 from illm.errors import GatewayError, Kind
 
-logger = logging.getLogger("illm.local")
-
 STEP_LIMIT = 300.0
 """Seconds that one step may take before the device counts as wedged."""
 
@@ -33,10 +30,14 @@ class EngineDiedError(Exception):
 
 
 class Slot:
-    """What outlives an actor's crash: its last thread, and where `/healthz` finds its counters."""
+    """What outlives an actor: its thread where that hangs, and where `/healthz` finds the counters.
+
+    A thread that lives keeps its slot alive, through the actor that it reports to.
+    """
 
     def __init__(self) -> None:
         self.thread: EngineThread | None = None
+        self.gone = anyio.Event()
         self.work: Work | None = None
         self.progress: str | None = None
 
@@ -55,7 +56,7 @@ class LocalActor:
         load: loads it and returns its work; runs in the engine thread.
         slot: shared with the actors before and after this one.
         capacity: calls that may be with the engine at once.
-        step_limit: seconds; see `STEP_LIMIT`.
+        step_limit: seconds; see `STEP_LIMIT`.  The same holds for preparing one prompt.
     """
 
     def __init__(
@@ -69,21 +70,23 @@ class LocalActor:
         self._loaded = anyio.Event()
         self._ended = anyio.Event()
         self._error: BaseException | None = None
+        self._wedged = False
+        self._over = False
 
     async def run(self, inbox: Inbox, ready: Callable[[], None]) -> None:
         """See `illm.actors.actor.Actor`."""
-        if self._slot.thread is not None and self._slot.thread.alive:
-            # Two copies of a model may not fit, and the old one holds the device.
-            raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
-        post = poster()
-        thread = EngineThread(
+        slot = self._slot
+        await self._wait_for_the_last(slot)
+        post, gone = poster(), anyio.Event()
+        slot.gone = gone
+        slot.thread = thread = EngineThread(
             self._name,
             self._load,
             Outbox(post, self._deliver),
-            loaded=lambda work: self._note(post, work),
-            ended=lambda error: self._note_end(post, error),
+            loaded=lambda work: post(lambda: self._note_loaded(work)),
+            ended=lambda error: post(lambda: self._note_ended(error)),
+            gone=lambda: post(gone.set),
         )
-        self._slot.thread = thread
         thread.start()
         try:
             async with anyio.create_task_group() as tasks:
@@ -92,12 +95,27 @@ class LocalActor:
                 ready()
                 await self._take_calls(inbox, thread)
         finally:
+            self._over = True
             thread.stop()
-            self._slot.work = None
-            for call in tuple(self._calls.values()):
-                call.fail(GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} ended while it answered"))
-            with anyio.move_on_after(_STOP_LIMIT, shield=True):
-                await self._ended.wait()
+            slot.work = slot.progress = None
+            self._hang_up()
+            # After a crash there is nothing to wait for here: who was hung up on must not find this actor ready.
+            if not (self._ended.is_set() or self._wedged):
+                with anyio.move_on_after(_STOP_LIMIT, shield=True):
+                    await gone.wait()
+            if not thread.alive:
+                slot.thread = None
+
+    async def _wait_for_the_last(self, slot: Slot) -> None:
+        """Let the threads before this one go: two copies of a model may not fit, and the old one holds the device."""
+        last = slot.thread
+        if last is None:
+            return
+        if last.stuck_for <= self._step_limit:
+            with anyio.move_on_after(_STOP_LIMIT):
+                await slot.gone.wait()
+        if last.alive:
+            raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
 
     async def _take_calls(self, inbox: Inbox, thread: EngineThread) -> None:
         while True:
@@ -117,7 +135,7 @@ class LocalActor:
     def _deliver(self, batch: Batch) -> None:
         for key, events in batch:
             call = self._calls.get(key)
-            if call is None or call.left:
+            if call is None or call.left or call.reply.closed:  # closed by another: the gateway shuts down
                 continue
             last = events[-1] if events else None
             if isinstance(last, Done | Failed):
@@ -132,21 +150,30 @@ class LocalActor:
             call.finish()
             self._room.set()
 
+    def _hang_up(self) -> None:
+        """Answer everyone; what their thread still posts finds nobody."""
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.fail(GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} ended while it answered"))
+
     async def _watch(self, thread: EngineThread) -> None:
         """End the actor when its thread has ended, or has been in one step for too long."""
+        pause = min(_WATCH_EVERY, self._step_limit)
         while not self._ended.is_set():
-            with anyio.move_on_after(_WATCH_EVERY):
+            with anyio.move_on_after(pause):
                 await self._ended.wait()
-            if thread.stuck_for > self._step_limit:
+            if not self._ended.is_set() and thread.stuck_for > self._step_limit:
+                self._wedged = True
                 raise GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} hangs")
         if isinstance(self._error, GatewayError):
             raise self._error
         raise EngineDiedError(self._name) from self._error
 
-    def _note(self, post: Callable[[Callable[[], None]], bool], work: Work) -> None:
-        self._slot.work = work
-        post(self._loaded.set)
+    def _note_loaded(self, work: Work) -> None:
+        if not self._over:  # else the model would stay for as long as the slot does
+            self._slot.work = work
+            self._loaded.set()
 
-    def _note_end(self, post: Callable[[Callable[[], None]], bool], error: BaseException | None) -> None:
+    def _note_ended(self, error: BaseException | None) -> None:
         self._error = error
-        post(self._ended.set)
+        self._ended.set()

@@ -6,6 +6,7 @@ Importing this costs no torch: that comes with the first model that is loaded, i
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
@@ -48,6 +49,8 @@ class Local:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        # By model, so that one whose last thread hangs is not loaded again beside it, whoever asks and how.
+        self._slots: WeakValueDictionary[str, Slot] = WeakValueDictionary()
         chosen = config.framework == self.framework
         main = _find(config.model, "text") if chosen else None
         said = config.embedding_model != Config.embedding_model
@@ -82,7 +85,7 @@ class Local:
         return self._serve(source, named=False)
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
-        slot = Slot()
+        slot = self._slots.setdefault(source.served, Slot())
         load = self._loader(source, slot)
         capacity = self._config.max_sequences + _AHEAD if source.kind == "text" else _EMBEDDING_CALLS
 
@@ -97,6 +100,8 @@ class Local:
             named=named,
             mailbox=self._config.max_queue,
             details=slot.describe,
+            # `demo` is the name of a pair: whoever asks it to embed means its embedder.
+            stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )
 
     def _loader(self, source: Source | Missing, slot: Slot) -> Callable[[], Work]:
@@ -106,10 +111,13 @@ class Local:
             slot.progress = text
 
         def load() -> Work:
-            if isinstance(source, Missing):
-                raise source.error
             slot.progress = None
-            return _LOADERS[source.kind](source, config, note)
+            found = source
+            if isinstance(found, Missing):  # it may have come since
+                found = _find(found.served, found.kind)
+            if isinstance(found, Missing):
+                raise found.error
+            return _LOADERS[source.kind](found, config, note)
 
         return load
 

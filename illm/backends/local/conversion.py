@@ -107,13 +107,22 @@ def _convert(gguf: Path, directory: Path, progress: Progress) -> None:
             progress("reading the tokenizer", 0.05)
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
             progress("unpacking the weights", 0.3)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent),
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+                output_loading_info=True,
+                **where,
             )
+            if missing := info["missing_keys"]:  # they hold random numbers now
+                log.error("%s lacks weights: %s", gguf.name, ", ".join(sorted(missing)))
+                raise GatewayError(
+                    Kind.MODEL_LOAD_FAILED, f"The GGUF file '{gguf.name}' lacks {len(missing)} of its weights."
+                )
             progress("writing the converted model", 0.95)
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
-    except OSError:
+    except (OSError, GatewayError):
         raise
     except Exception as error:  # no mapping for the architecture, a file cut short: any type
         log.error("converting %s failed", gguf.name, exc_info=error)

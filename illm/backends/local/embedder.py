@@ -178,7 +178,9 @@ def load_embedder(
     source, directory = prepare_embedder(source, progress)
     progress(f"loading {source.served}", None)
     recipe = read_recipe(directory, source.served)
-    model, tokenizer = load_encoder(source.served, recipe.transformer, device=device, threads=threads)
+    model, tokenizer = load_encoder(
+        source.served, recipe.transformer, device=device, threads=threads, pickles=source.pickles
+    )
     return Embedder(source.served, model, tokenizer, recipe, device=device)
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.embedder import Embedder, Prepared
 from illm.backends.local.work import Batch
 from illm.core.events import Done, Usage, Vectors
 from illm.core.requests import Embed, Request
+
+if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
+    from illm.backends.local.embedder import Embedder, Prepared
 
 
 @dataclass(slots=True)
@@ -15,25 +17,25 @@ class Embedding:
     """One call's vectors, pass by pass."""
 
     passes: Iterator[list[tuple[int, bytes]]]
-    prepared: Prepared
+    prepared: "Prepared"
     rows: dict[int, bytes] = field(default_factory=dict)
 
 
 class EmbeddingWork:
     """See `Work`."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: "Embedder") -> None:
         self._embedder = embedder
         self._calls: dict[int, Embedding] = {}
         self._passes = 0
         self._inputs = 0
 
-    def prepare(self, request: Request) -> Prepared:
+    def prepare(self, request: Request) -> "Prepared":
         """See `Work.prepare`."""
         assert isinstance(request, Embed)  # noqa: S101 - the directory has looked at the capability
         return self._embedder.prepare(request.inputs, request.dimensions)
 
-    def add(self, key: int, prepared: Prepared) -> None:
+    def add(self, key: int, prepared: "Prepared") -> None:
         """See `Work.add`."""
         self._calls[key] = Embedding(self._embedder.batches(prepared), prepared)
 
@@ -47,7 +49,7 @@ class EmbeddingWork:
             return []
         key = next(iter(self._calls))
         call = self._calls.pop(key)
-        call.rows.update(next(call.passes))
+        call.rows.update(next(call.passes, ()))  # no inputs, no passes
         self._passes += 1
         total = len(call.prepared.inputs)
         if len(call.rows) < total:

@@ -1,7 +1,7 @@
 """From a directory to a model that can run.  All torch work of a model, this included, belongs to one thread.
 
-Only safetensors, never code from the model's repository.  Weights that the files lack are an error: Transformers
-would fill them with random numbers and say so in a log line that nobody reads.
+Safetensors (pickles only where the operator named the model), never code from the model's repository.  Weights that the
+files lack are an error: Transformers would fill them with random numbers and say so in a log line that nobody reads.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from illm.backends.local.conversion import Progress
 from illm.backends.local.prompt import PromptRenderer
 from illm.backends.local.quiet import quiet
-from illm.backends.local.sources import Source, fetch, has_weights, kind_in, read_json
+from illm.backends.local.sources import Source, fetch, has_weights, kind_in, no_weights, read_json
 from illm.core.requests import Sampling
 from illm.errors import GatewayError, Kind
 
@@ -85,7 +85,7 @@ def load_text(
         model, info = AutoModelForCausalLM.from_pretrained(
             str(directory),
             dtype=pick_dtype(directory, device, dtype),
-            use_safetensors=True,
+            use_safetensors=_safetensors(directory, pickles=source.pickles),
             attn_implementation="sdpa",
             output_loading_info=True,
             **where,
@@ -119,7 +119,9 @@ def prepare_embedder(source: Source, progress: Progress) -> tuple[Source, Path]:
     return source, directory
 
 
-def load_encoder(served: str, directory: Path, *, device: str, threads: int | None = None) -> tuple[Any, Any]:
+def load_encoder(
+    served: str, directory: Path, *, device: str, threads: int | None = None, pickles: bool = False
+) -> tuple[Any, Any]:
     """Load a model without a head, and its tokenizer: what an embedder runs.
 
     Raises:
@@ -134,7 +136,7 @@ def load_encoder(served: str, directory: Path, *, device: str, threads: int | No
         model, info = AutoModel.from_pretrained(
             str(directory),
             dtype=pick_dtype(directory, device, None),
-            use_safetensors=True,
+            use_safetensors=_safetensors(directory, pickles=pickles),
             output_loading_info=True,
             **where,
         )
@@ -192,10 +194,8 @@ def _ready(source: Source, progress: Progress) -> tuple[Source, Path]:
     config = read_json(directory / "config.json")
     if not config:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' has no config.json that can be read.")
-    if not _anywhere(directory):
-        raise GatewayError(
-            Kind.MODEL_LOAD_FAILED, f"'{source.served}' has no safetensors weights; pickled weights are not loaded."
-        )
+    if not _anywhere(directory, source.pickles):
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, no_weights(source.served, pickles=source.pickles))
     if "auto_map" in config and not _native(config.get("model_type")):
         raise GatewayError(
             Kind.MODEL_LOAD_FAILED, f"'{source.served}' needs code from its own repository, which is never run."
@@ -203,9 +203,15 @@ def _ready(source: Source, progress: Progress) -> tuple[Source, Path]:
     return source, directory
 
 
-def _anywhere(directory: Path) -> bool:
+def _anywhere(directory: Path, pickles: bool) -> bool:
     """Whether weights lie in the directory or, as in old sentence-transformers models, one below it."""
-    return has_weights(directory) or any(has_weights(child) for child in directory.iterdir() if child.is_dir())
+    below = (child for child in directory.iterdir() if child.is_dir())
+    return any(has_weights(place, pickles=pickles) for place in (directory, *below))
+
+
+def _safetensors(directory: Path, *, pickles: bool) -> bool:
+    """What to tell the loader: nothing but safetensors, unless pickles will do and are all there is."""
+    return not pickles or has_weights(directory)
 
 
 def _native(model_type: Any) -> bool:

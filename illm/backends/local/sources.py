@@ -23,15 +23,19 @@ ModelKind = Literal["text", "embedding"]
 FoundKind = Literal["text", "embedding", "other"]
 
 WEIGHTS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
 DEMO_EMBEDDER = "all-MiniLM-L6-v2"
 
 # Pickles (*.bin, *.pt) and code (*.py) are left out by not being named.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _UNWANTED = ["onnx/*", "openvino/*", "original/*", "*.bin", "*.py"]
 
-# The hub's own rule, less what could be read as a path: no leading dot or dash, nothing but one slash inside.
-_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)?")
-_HUB_ID_LENGTH = 96
+# The hub's own rule: parts begin and end with a letter, digit or underscore, and neither `..` nor `--` occurs.  The
+# latter stands for the slash in the cache's folder names: `org--name` would find `org/name` past any allow-list.
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
+_HUB_ID = re.compile(rf"{_PART}(?:/{_PART})?")
+_SHOWN = 96
+_NOT_IN_HUB_ID = ("..", "--")
 
 # A decoder's `...Model` without a head says nothing about pooling, so only encoders count as embedders by themselves.
 # fmt: off
@@ -63,6 +67,8 @@ class Source:
         kind: what it is for.
         gguf: the `.gguf` file it has to be converted from; `demo.PACKAGED` for the packaged one.
         hub: the hub id it has to be downloaded from.
+        pickles: whether `pytorch_model.bin` will do where there are no safetensors.  Only for what the operator named
+            (the old default models have nothing else), and read with torch's `weights_only`, which runs no code.
     """
 
     served: str
@@ -70,6 +76,7 @@ class Source:
     kind: ModelKind
     gguf: Path | None = None
     hub: str | None = None
+    pickles: bool = False
 
 
 def resolve_named(name: str, kind: ModelKind) -> Source:
@@ -91,10 +98,10 @@ def resolve_named(name: str, kind: ModelKind) -> Source:
         return Source(path.stem, None, kind, gguf=path.resolve())
     if path.is_dir():
         path = path.resolve()
-        return Source(path.name, path, kind)
+        return Source(path.name, path, kind, pickles=True)
     if not is_hub_id(name):
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"'{Path(name).name}' is neither a file or directory nor a hub id.")
-    return _from_hub(name, kind, download=True)
+    return _from_hub(name, kind, download=True, pickles=True)
 
 
 def resolve_requested(name: str, kind: ModelKind = "text", *, download: bool = True) -> Source:
@@ -135,7 +142,7 @@ def fetch(source: Source, progress: Progress) -> Source:
         return replace(source, directory=converted(source.gguf, progress))
     if source.hub is None:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"The model '{source.served}' has no files.")
-    return replace(source, directory=_download(source.hub, progress))
+    return replace(source, directory=_download(source.hub, progress, pickles=source.pickles))
 
 
 def check_named(name: str, kind: ModelKind = "text") -> None:
@@ -160,7 +167,7 @@ def check_named(name: str, kind: ModelKind = "text") -> None:
     else:
         _need(_LOCAL_MODULES, "local", "a model in this process")
         try:
-            _from_hub(name, kind, download=True)
+            _from_hub(name, kind, download=True, pickles=True)
         except GatewayError as error:
             raise ConfigError(error.message) from error
 
@@ -188,11 +195,15 @@ def kind_in(directory: Path) -> FoundKind:
     return kind_of(config, sentence_files=(directory / "modules.json").is_file()) if config else "other"
 
 
-def has_weights(directory: Path) -> bool:
-    """Whether every safetensors file that the model needs is there."""
-    if (directory / WEIGHTS).is_file():
+def has_weights(directory: Path, *, pickles: bool = False) -> bool:
+    """Whether every weights file that the model needs is there: safetensors, or pickles where those will do."""
+    return _complete(directory, WEIGHTS) or (pickles and _complete(directory, PICKLED))
+
+
+def _complete(directory: Path, weights: str) -> bool:
+    if (directory / weights).is_file():
         return True
-    shards = read_json(directory / f"{WEIGHTS}.index.json").get("weight_map")
+    shards = read_json(directory / f"{weights}.index.json").get("weight_map")
     return isinstance(shards, dict) and all((directory / str(name)).is_file() for name in set(shards.values()))
 
 
@@ -207,10 +218,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form of a hub id (`name` or `org/name`) and could not be read as a path."""
-    return len(name) <= _HUB_ID_LENGTH and _HUB_ID.fullmatch(name) is not None and ".." not in name
+    plain = not name.endswith(".git") and not any(part in name for part in _NOT_IN_HUB_ID)
+    return plain and _HUB_ID.fullmatch(name) is not None
 
 
-def _from_hub(name: str, kind: ModelKind, *, download: bool) -> Source:
+def _from_hub(name: str, kind: ModelKind, *, download: bool, pickles: bool = False) -> Source:
     if find_spec("huggingface_hub") is None:
         raise GatewayError(
             Kind.MODEL_NOT_FOUND, f"'{name}' would come from the hub, which needs the extra: pip install 'illm[local]'"
@@ -218,22 +230,21 @@ def _from_hub(name: str, kind: ModelKind, *, download: bool) -> Source:
     from huggingface_hub import constants, try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
-    if isinstance(config, str) and has_weights(Path(config).parent):
-        return Source(name, Path(config).parent, kind, hub=name)
+    if isinstance(config, str) and has_weights(Path(config).parent, pickles=pickles):
+        return Source(name, Path(config).parent, kind, hub=name, pickles=pickles)
     if constants.is_offline_mode() or not download:
         raise GatewayError(Kind.MODEL_NOT_FOUND, _unreachable(name))
-    return Source(name, None, kind, hub=name)
+    return Source(name, None, kind, hub=name, pickles=pickles)
 
 
-def _download(name: str, progress: Progress) -> Path:
-    from huggingface_hub import constants, snapshot_download
+def _download(name: str, progress: Progress, *, pickles: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     progress(f"downloading {name}", None)
     try:
-        directory = Path(
-            snapshot_download(name, cache_dir=constants.HF_HUB_CACHE, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
-        )
+        directory = _snapshot(name, _WANTED, _UNWANTED)
+        if pickles and not has_weights(directory):
+            directory = _snapshot(name, [*_WANTED, "pytorch_model*.bin"], _UNWANTED[:-2])
     except (RepositoryNotFoundError, HFValidationError) as error:
         if isinstance(error, GatedRepoError):
             raise GatewayError(
@@ -242,11 +253,22 @@ def _download(name: str, progress: Progress) -> Path:
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"The hub has no model '{name}'.", param="model") from error
     except Exception as error:  # whatever the client library's network raises: a few dozen types
         raise GatewayError(Kind.MODEL_LOAD_FAILED, _unreachable(name)) from error
-    if not has_weights(directory):
-        raise GatewayError(
-            Kind.MODEL_LOAD_FAILED, f"'{name}' has no safetensors weights; pickled weights are not loaded."
-        )
+    if not has_weights(directory, pickles=pickles):
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, no_weights(name, pickles=pickles))
     return directory
+
+
+def _snapshot(name: str, wanted: list[str], unwanted: list[str]) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    return Path(
+        snapshot_download(name, cache_dir=constants.HF_HUB_CACHE, allow_patterns=wanted, ignore_patterns=unwanted)
+    )
+
+
+def no_weights(name: str, *, pickles: bool) -> str:
+    """Say that a model's weights are not there, and which would do."""
+    return f"'{name}' has no safetensors weights" + ("." if pickles else "; pickled weights are not loaded.")
 
 
 def _unreachable(name: str) -> str:
@@ -275,10 +297,10 @@ def _check_gguf(path: Path) -> None:
 def _check_directory(path: Path) -> None:
     if not read_json(path / "config.json"):
         raise ConfigError(f"{path}: no config.json that could be read, so this is no model directory")
-    if not has_weights(path):
-        raise ConfigError(f"{path}: no safetensors weights (pickled weights are not loaded)")
+    if not has_weights(path, pickles=True):
+        raise ConfigError(f"{path}: no weights: neither {WEIGHTS} nor {PICKLED}")
 
 
 def _shown(name: str) -> str:
     """A client's own words, short and printable enough to give back."""
-    return repr(name if len(name) <= _HUB_ID_LENGTH else name[:_HUB_ID_LENGTH] + "…")
+    return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "…")

@@ -1,14 +1,17 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.engine import Engine, RequestTooLarge, SequenceOutput, SequenceRequest
-from illm.backends.local.load import TextModel
+from illm.backends.local.engine import RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
 from illm.core.events import Delta, Done, Event, Finish, Usage
 from illm.core.requests import Chat, Completion, Request, Sampling
 from illm.errors import GatewayError, Kind
+
+if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
+    from illm.backends.local.engine import Engine
+    from illm.backends.local.load import TextModel
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
 """What holds where neither the request nor the operator nor the model says anything."""
@@ -44,7 +47,7 @@ class TextWork:
         engine: made over it, in the same thread.
     """
 
-    def __init__(self, model: TextModel, engine: Engine) -> None:
+    def __init__(self, model: "TextModel", engine: "Engine") -> None:
         self._model = model
         self._engine = engine
         self._by_sequence: dict[int, Conversation] = {}
@@ -90,9 +93,11 @@ class TextWork:
                         eos=prepared.eos,
                     )
                 )
-        except RequestTooLarge as error:
+        except BaseException as error:
             self._drop(conversation)
-            raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param="max_tokens") from error
+            if isinstance(error, RequestTooLarge):
+                raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param="max_tokens") from error
+            raise
         self._by_call[key] = conversation
         self._by_sequence.update(dict.fromkeys(conversation.sequences, conversation))
 

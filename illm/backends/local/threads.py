@@ -7,8 +7,8 @@ Both are daemons: a thread cannot be killed, and a wedged device must not keep t
 raises is posted, never lost.  Nothing crosses to the loop alone: results gather in an outbox and wake the loop once.
 """
 
-import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -20,8 +20,6 @@ from illm.actors.loop import Post
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Failed
 from illm.errors import GatewayError, Kind
-
-logger = logging.getLogger("illm.local")
 
 Command = Callable[[Work], None]
 
@@ -40,12 +38,13 @@ class Outbox:
         self._batches: deque[Batch] = deque()
         self._armed = False
 
-    def put(self, batch: Batch) -> None:
-        """From any thread."""
+    def put(self, batch: Batch) -> bool:
+        """From any thread.  Returns False once the loop has ended: nobody is there to hear."""
         self._batches.append(batch)
-        if not self._armed:
-            self._armed = True
-            self._post(self._flush)
+        if self._armed:
+            return True
+        self._armed = True
+        return self._post(self._flush)
 
     def _flush(self) -> None:
         self._armed = False  # before looking: what comes later wakes the loop again
@@ -61,7 +60,8 @@ class EngineThread:
         load: makes the work; runs in the engine thread.
         outbox: where results go.
         loaded: called in the engine thread when `load` has returned.
-        ended: called in the engine thread, last, with what ended it (None if it was asked to).
+        ended: called in the engine thread when no more results come, with what ended it (None if it was asked to).
+        gone: called in the last of the two threads, after `ended`: nothing of the model is in use any more.
     """
 
     def __init__(
@@ -69,28 +69,37 @@ class EngineThread:
         name: str,
         load: Callable[[], Work],
         outbox: Outbox,
-        loaded: Callable[[Work], None],
-        ended: Callable[[BaseException | None], None],
+        *,
+        loaded: Callable[[Work], object],
+        ended: Callable[[BaseException | None], object],
+        gone: Callable[[], object],
     ) -> None:
-        self._load, self._outbox, self._loaded, self._ended = load, outbox, loaded, ended
+        self._load, self._outbox, self._loaded, self._ended, self._gone = load, outbox, loaded, ended, gone
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
-        self._prompts: SimpleQueue[tuple[int, Call] | None] = SimpleQueue()
+        self._prompts: SimpleQueue[int | None] = SimpleQueue()
+        self._unprepared: dict[int, Call] = {}
         self._work: Work | None = None
         self._stopping = False
-        self.step_began: float | None = None
+        self._step_began: float | None = None
+        self._prompt_began: float | None = None
+        self._lock = threading.Lock()
+        self._running = 0
         self._engine = threading.Thread(target=self._run, name=f"illm-engine-{name}", daemon=True)
-        self._prompter = threading.Thread(target=self._prepare, name=f"illm-prompt-{name}", daemon=True)
+        self._prompter = threading.Thread(target=self._prepare_all, name=f"illm-prompt-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin to load."""
-        self._engine.start()
+        self._begin(self._engine)
 
     def submit(self, key: int, call: Call) -> None:
         """Have a call tokenised and taken up; its events will carry `key`."""
-        self._prompts.put((key, call))
+        self._unprepared[key] = call
+        self._prompts.put(key)
 
     def abort(self, key: int) -> None:
         """Drop a call; takes effect before the next step."""
+        # At once, not when its turn comes: behind a long prompt, those who come and go would pile up their requests.
+        self._unprepared.pop(key, None)
         self._commands.put(lambda work: work.abort(key))
 
     def stop(self) -> None:
@@ -101,28 +110,50 @@ class EngineThread:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine thread still runs, be it wedged."""
-        return self._engine.is_alive()
+        """Whether either thread still holds the model, be it wedged."""
+        return self._running > 0
 
     @property
     def stuck_for(self) -> float:
-        """Seconds since the step that is running now began; 0 between steps."""
-        began = self.step_began
-        return 0.0 if began is None else monotonic() - began
+        """Seconds that the running step or prompt has taken so far, the longer of the two; 0 between them."""
+        now = monotonic()
+        return max((now - began for began in (self._step_began, self._prompt_began) if began is not None), default=0.0)
+
+    def _begin(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._running += 1
+        try:
+            thread.start()
+        except BaseException:
+            self._leave_thread()
+            raise
+
+    def _leave_thread(self) -> None:
+        with self._lock:
+            self._running -= 1
+            last = self._running == 0
+        if last:
+            self._gone()
 
     def _run(self) -> None:
-        error: BaseException | None = None
+        error = self._live()
+        self._work = None
+        if error is not None:
+            _clear_frames(error)
+        self._prompts.put(None)
+        self._ended(error)
+        self._leave_thread()
+
+    def _live(self) -> BaseException | None:
         try:
             self._work = work = self._load()
             self._loaded(work)
-            self._prompter.start()
-            self._loop(work)
+            if not self._stopping:
+                self._begin(self._prompter)
+                self._loop(work)
         except BaseException as failure:
-            error = failure
-        finally:
-            self._work = None  # the model's memory goes with the thread
-            self._prompts.put(None)
-            self._ended(error)
+            return failure
+        return None
 
     def _loop(self, work: Work) -> None:
         while not self._stopping:
@@ -131,30 +162,34 @@ class EngineThread:
                 if command is None:
                     return
                 command(work)
-            self.step_began = monotonic()
-            batch = work.step()
-            self.step_began = None
-            if batch:
-                self._outbox.put(batch)
-
-    def _prepare(self) -> None:
-        while (item := self._prompts.get()) is not None:
-            key, call = item
-            work = self._work
-            if work is None:
-                return
-            if call.left:
-                continue
+            self._step_began = monotonic()
             try:
-                prepared = work.prepare(call.request)
-            except GatewayError as error:
-                self._outbox.put([(key, (Failed(error),))])
-            except Exception as error:
-                failure = GatewayError(Kind.INTERNAL, "The prompt could not be prepared")
-                failure.__cause__ = error
-                self._outbox.put([(key, (Failed(failure),))])
-            else:
-                self._commands.put(self._adding(key, call, prepared))
+                batch = work.step()
+            finally:
+                self._step_began = None
+            if batch and not self._outbox.put(batch):
+                return
+
+    def _prepare_all(self) -> None:
+        while (key := self._prompts.get()) is not None:
+            call, work = self._unprepared.pop(key, None), self._work
+            if work is None:
+                break
+            if call is not None and not call.left:
+                self._prepare(key, call, work)
+            del call, work  # while this waits for the next prompt, it must not keep what has been answered
+        self._leave_thread()
+
+    def _prepare(self, key: int, call: Call, work: Work) -> None:
+        self._prompt_began = monotonic()
+        try:
+            prepared = work.prepare(call.request)
+        except BaseException as error:  # a panic in a tokenizer's native code is no `Exception`
+            self._fail(key, error, "The prompt could not be prepared")
+        else:
+            self._commands.put(self._adding(key, call, prepared))
+        finally:
+            self._prompt_began = None
 
     def _adding(self, key: int, call: Call, prepared: Any) -> Command:
         def add(work: Work) -> None:
@@ -162,7 +197,26 @@ class EngineThread:
                 return
             try:
                 work.add(key, prepared)
-            except GatewayError as error:
-                self._outbox.put([(key, (Failed(error),))])
+            except Exception as error:
+                self._fail(key, error, "The request could not be taken up")
 
         return add
+
+    def _fail(self, key: int, error: BaseException, message: str) -> None:
+        failure = error if isinstance(error, GatewayError) else GatewayError(Kind.INTERNAL, message)
+        if failure is not error:
+            failure.__cause__ = error
+        self._outbox.put([(key, (Failed(failure),))])
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of a finished thread refer to: someone logs the error, and the model must not stay."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        pending += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]

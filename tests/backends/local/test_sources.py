@@ -1,8 +1,11 @@
 """Names: what an operator may give, and the little that a request may."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+from hypothesis import given, strategies
 
 from illm.backends.local import sources
 from illm.backends.local.sources import Source, check_named, fetch, kind_of, resolve_named, resolve_requested
@@ -47,9 +50,16 @@ NOT_IDS = [
     "file:///etc/passwd",
     "http://host/x",
     "%2e%2e/x",
-    "ＡＢ/ｃ",
-    "modèle",
+    "\uff21\uff22/c",
+    "mod\u00e8le",
+    "org--name",
+    "models--org--name",
+    "org/name-",
+    "org/name.",
+    "org/name.git",
     "x" * 97,
+    "x" * 100_000,
+    "org/" + "x" * 97,
 ]
 
 
@@ -63,9 +73,19 @@ def test_a_request_names_models_and_nothing_else(name, monkeypatch):
     assert len(caught.value.message) < 200
 
 
-@pytest.mark.parametrize("name", ["gpt2", "org/name", "Qwen/Qwen2.5-0.5B", "a_b/c.d-e_f", "x" * 96])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "org/name", "Qwen/Qwen2.5-0.5B", "a_b/c.d-e_f", "x" * 96, "o/" + "x" * 96, "a"]
+)
 def test_ordinary_hub_ids_have_the_form(name):
     assert sources.is_hub_id(name)
+
+
+@given(strategies.text("aZ0_.-/~ \\\n", max_size=8) | strategies.text(max_size=8))
+def test_whatever_has_the_form_the_hubs_client_accepts(name):
+    """Else its own refusal would be an error of ours."""
+    validators = pytest.importorskip("huggingface_hub.utils")
+    if sources.is_hub_id(name):
+        validators.validate_repo_id(name)
 
 
 def test_a_request_does_not_see_directories(tmp_path, monkeypatch, hub):
@@ -145,7 +165,7 @@ def test_an_unreachable_hub_is_said_with_what_to_do(hub):
 
 def test_an_operator_names_directories_by_their_last_part(tmp_path):
     directory = write_config(tmp_path / "my-model", **LLAMA)
-    assert resolve_named(str(directory), "text") == Source("my-model", directory, "text")
+    assert resolve_named(str(directory), "text") == Source("my-model", directory, "text", pickles=True)
 
 
 def test_an_operator_names_gguf_files(tmp_path):
@@ -169,7 +189,7 @@ def test_an_operators_name_that_is_nothing(hub, tmp_path):
         ("missing.gguf", "No such file"),
         ("junk.gguf", "not a GGUF"),
         ("empty", "config.json"),
-        ("pickled", "safetensors"),
+        ("weightless", "no weights"),
         ("org/missing", "--model demo"),
     ],
 )
@@ -178,8 +198,7 @@ def test_certain_mistakes_are_found_at_start(name, message, hub, tmp_path, monke
     monkeypatch.setattr(sources, "find_spec", lambda module: module)
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.gguf").write_bytes(b"PK\3\4")
-    write_config(tmp_path / "pickled", **LLAMA)
-    (tmp_path / "pickled" / "pytorch_model.bin").touch()
+    write_config(tmp_path / "weightless", **LLAMA)
     with pytest.raises(ConfigError, match=message):
         check_named(name)
 
@@ -229,3 +248,11 @@ def test_good_names_pass(hub, tmp_path, monkeypatch):
 )
 def test_config_says_what_a_model_is_for(config, sentence_files, kind):
     assert kind_of(config, sentence_files=sentence_files) == kind
+
+
+def test_looking_for_models_does_not_load_torch():
+    program = (
+        "import sys, illm.backends.local.sources, illm.backends.local.load, illm.backends.local.prompt;"
+        "sys.exit(bool({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -93,7 +93,7 @@ def _mass(logits: torch.Tensor, temperature: torch.Tensor, limit: torch.Tensor) 
         if most < len(row):
             masses.append(torch.zeros((), dtype=torch.float64, device=logits.device))
         else:
-            masses.append(((row.float() - row.amax().float()) / heat).exp_().sum(dtype=torch.float64))
+            masses.append((row.float() - row.amax()).div_(heat).exp_().sum().double())
     return torch.stack(masses)
 
 

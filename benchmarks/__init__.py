@@ -1,0 +1,1 @@
+"""Measurements of ILLM beside its peers."""

@@ -1,0 +1,177 @@
+"""Every option, each way it can be said, and what is said about one that cannot be."""
+
+import dataclasses
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, strategies
+
+from illm.config import OPTIONS, Config, environment_name, load
+from illm.core.requests import Sampling
+from illm.errors import ConfigError
+
+# option: (text, what it means, texts that cannot be)
+VALUES = {
+    "framework": ("vllm", "vllm", ["", "VLLM", "torch"]),
+    "model": ("org/name", "org/name", [" "]),
+    "embedding_model": ("org/name", "org/name", [" "]),
+    "host": ("::1", "::1", [" "]),
+    "port": ("0", 0, ["-1", "65536", "http", "8000.0", ""]),
+    "device": ("cuda:1", "cuda:1", ["gpu", "cuda:x", "CPU"]),
+    "vllm_base_url": (
+        "https://h:1/v1/",
+        "https://h:1/v1",
+        ["h:1", "ftp://h", "http://", "http://h:99999", "http://[::1"],
+    ),
+    "sglang_base_url": ("http://h", "http://h", ["http://h?x=1", "http://h#x", "http://h /"]),
+    "tgi_base_url": ("http://h", "http://h", ["http://user:hunter2@h", "http://h\n"]),
+    "ollama_base_url": ("http://[::1]:5", "http://[::1]:5", ["localhost:11434"]),
+    "max_tokens": ("5", 5, ["0", "-1", "1.5", "1e3", str(2**31), "9" * 5000]),
+    "temperature": ("0", 0.0, ["-0.1", "2.1", "nan", "inf", "warm"]),
+    "top_p": ("1", 1.0, ["0", "1.1", "nan"]),
+    "top_k": ("0", 0, ["-1", "x"]),
+    "repetition_penalty": ("1.1", 1.1, ["0", "101", "nan"]),
+    "api_key": ("s3cret", "s3cret", ["two words", "schlüssel", "line\n"]),
+    "allow_models": ("org/*, other", ("org/*", "other"), []),
+    "max_loaded_models": ("1", 1, ["0", "1025"]),
+    "auto_install": ("true", True, ["maybe", "2"]),
+    "loop": ("trio", "trio", ["curio", "uvloop"]),
+    "log_format": ("json", "json", ["xml"]),
+    "log_level": ("debug", "debug", ["loud"]),
+    "dtype": ("float32", "float32", ["int8"]),
+    "threads": ("3", 3, ["-1"]),
+    "kv_tokens": ("100", 100, ["-1"]),
+    "max_sequences": ("8", 8, ["0"]),
+    "max_queue": ("8", 8, ["0"]),
+    "first_token_timeout": ("0.5", 0.5, ["0", "-1", "nan"]),
+    "request_timeout": ("9", 9.0, ["0"]),
+    "client_timeout": ("9", 9.0, ["0"]),
+    "drain_timeout": ("0", 0.0, ["-1"]),
+    "max_body_bytes": ("2048", 2048, ["1023"]),
+}
+WRONG = [(option, text) for option, (_, _, wrong) in VALUES.items() for text in wrong if text]
+
+
+def test_the_table_above_holds_every_option():
+    assert set(VALUES) == set(OPTIONS) == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_each_option_can_be_said_in_the_environment_and_on_the_command_line(option):
+    text, value, _ = VALUES[option]
+    assert getattr(load({environment_name(option): text}), option) == value
+    assert getattr(load({}, {option: text}), option) == value
+    assert getattr(Config(), option) != value, "the table should say something else than the default"
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_the_environment_goes_over_the_default_and_the_command_line_over_both(option):
+    text, value, _ = VALUES[option]
+    default = getattr(Config(), option)
+    shown = {True: "1", False: "0"}.get(default, default) if isinstance(default, bool) else default
+    assert getattr(load({}), option) == default
+    if shown not in (None, ()):
+        assert getattr(load({environment_name(option): text}, {option: str(shown)}), option) == default
+    assert getattr(load({environment_name(option): "wrong, and never looked at"}, {option: text}), option) == value
+
+
+@pytest.mark.parametrize(("option", "text"), WRONG)
+def test_a_wrong_value_names_the_place_it_came_from_and_the_reason(option, text):
+    for said, place in (
+        (lambda: load({environment_name(option): text}), environment_name(option)),
+        (lambda: load({}, {option: text}), f"--{option.replace('_', '-')}"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            said()
+        message = str(refused.value)
+        assert message.startswith(place)
+        assert "must" in message or "expected" in message
+        assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(("option", "text"), [(option, text) for option, text in WRONG if option == "api_key"])
+def test_a_key_is_never_repeated(option, text):
+    with pytest.raises(ConfigError) as refused:
+        load({}, {option: text})
+    assert text not in str(refused.value)
+    assert repr(text) not in str(refused.value)
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError) as refused:
+        load({"ILLM_VLLM_BASE_URL": "http://user:hunter2@h"})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_configuration_can_be_logged_without_its_key():
+    assert "s3cret" not in repr(load({"ILLM_API_KEY": "s3cret"}))
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_an_empty_variable_counts_as_unset(option):
+    assert getattr(load({environment_name(option): ""}), option) == getattr(Config(), option)
+
+
+@pytest.mark.parametrize("option", ["model", "api_key", "port", "host"])
+def test_an_empty_word_on_the_command_line_does_not(option):
+    with pytest.raises(ConfigError):
+        load({}, {option: ""})
+
+
+def test_documented_defaults():
+    config = load({})
+    assert (config.framework, config.model) == ("transformers", "sshleifer/tiny-gpt2")
+    assert (config.host, config.port, config.device) == ("0.0.0.0", 8000, "cpu")
+    assert config.embedding_model == "sshleifer/tiny-distilbert-base-cased"
+    assert config.ollama_base_url == "http://127.0.0.1:11434"
+    assert (config.api_key, config.allow_models, config.auto_install) == (None, (), False)
+    assert config.sampling == Sampling()
+
+
+def test_sampling_is_what_the_operator_said():
+    config = load({"ILLM_TEMPERATURE": "0.5", "ILLM_TOP_K": "7"}, {"max_tokens": "3"})
+    assert config.sampling == Sampling(temperature=0.5, top_k=7, max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("globs", "model", "allowed"),
+    [
+        ("", "org/name", False),
+        ("org/*", "org/name", True),
+        ("org/*", "other/name", False),
+        ("org/*", "ORG/name", False),
+        ("a,org/name", "org/name", True),
+        ("*", "anything/at-all", True),
+        ("org/[ab]*", "org/beta", True),
+    ],
+)
+def test_the_allow_list_is_globs(globs, model, allowed):
+    assert load({"ILLM_ALLOW_MODELS": globs}).allows(model) is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", True),
+        ("TRUE", True),
+        ("yes", True),
+        ("on", True),
+        ("0", False),
+        ("False", False),
+        ("no", False),
+        ("off", False),
+    ],
+)
+def test_switches(text, value):
+    assert load({"ILLM_AUTO_INSTALL": text}).auto_install is value
+
+
+@given(strategies.sampled_from(sorted(OPTIONS)), strategies.text(min_size=1, max_size=30))
+def test_whatever_is_said_is_a_value_or_a_configuration_error(option, text):
+    with suppress(ConfigError):  # and nothing else
+        load({environment_name(option): text}, {})
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().port = 1
