@@ -8,8 +8,8 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from illm.backends.remote.address import parse_address
 from illm.core.requests import Sampling
@@ -58,7 +58,7 @@ def _switch(text: str) -> bool:
 
 
 def _urls(text: str) -> tuple[str, ...]:
-    urls = _names(text)
+    urls = tuple(url for part in text.split(",") if (url := part.strip(" ")))
     for url in urls:
         parse_address(url)
     if not urls:
@@ -66,9 +66,13 @@ def _urls(text: str) -> tuple[str, ...]:
     return urls
 
 
-def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise ValueError("is not a file")
+def _certificates(text: str) -> str:
+    import ssl  # only here, as it is slow to import
+
+    try:
+        ssl.create_default_context(cafile=text)
+    except (OSError, ValueError):
+        raise ValueError("must be a file of certificates (PEM) that can be read") from None
     return text
 
 
@@ -136,7 +140,7 @@ class Config:
         False, "let the local Transformers engine answer for tgi, and speak TGI's own protocol", _switch, flag=True
     )
     upstream_ca_file: str | None = _option(
-        None, "certificates (PEM) that https servers are checked against, instead of the system's", _file
+        None, "certificates (PEM) that https servers are checked against, instead of the system's", _certificates
     )
     upstream_connections: int = _option(2048, "connections to one remote server", _number(int, 1, 2**16))
     max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31 - 1))
@@ -193,6 +197,14 @@ class Config:
 OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
 
 
+def shown_default(option: str) -> str:
+    """Return an option's default as help and documentation show it, which is how it would be written."""
+    default = getattr(Config, option)
+    if default in (None, ()):
+        return "none"
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
 def environment_name(option: str) -> str:
     """Return the option's environment twin: `max_tokens` → `ILLM_MAX_TOKENS`."""
     return f"ILLM_{option.upper()}"
@@ -218,7 +230,7 @@ def load(environment: Mapping[str, str], command_line: Mapping[str, str] | None 
         try:
             said[name] = option.parse(text)
         except ValueError as reason:
-            # An address may have been written with a password in it.
-            shown = "" if option.secret or "@" in text else f" {text!r}"
+            # An address may have been written with a password in it, or with what its author took for an address.
+            shown = "" if option.secret or "@" in unquote(text) else f" {text!r}"
             raise ConfigError(f"{place}{shown}: {reason}") from None
     return Config(**said)

@@ -3,10 +3,11 @@
 import dataclasses
 from contextlib import suppress
 
+import certifi
 import pytest
 from hypothesis import given, strategies
 
-from illm.config import OPTIONS, Config, environment_name, load
+from illm.config import OPTIONS, Config, environment_name, load, shown_default
 from illm.core.requests import Sampling
 from illm.errors import ConfigError
 
@@ -19,13 +20,21 @@ VALUES = {
     "port": ("0", 0, ["-1", "65536", "http", "8000.0", ""]),
     "device": ("cuda:1", "cuda:1", ["gpu", "cuda:x", "CPU"]),
     "vllm_base_url": (
-        "https://h:1/v1/",
-        "https://h:1/v1",
-        ["h:1", "ftp://h", "http://", "http://h:99999", "http://[::1"],
+        "https://h:1/v1/, http://b:2/prefix,",
+        ("https://h:1/v1/", "http://b:2/prefix"),
+        ["h:1", "ftp://h", "http://", "http://h:99999", "http://h:", "http://[::1", "http://a,http://b:0", ",", " "],
     ),
-    "sglang_base_url": ("http://h", "http://h", ["http://h?x=1", "http://h#x", "http://h /"]),
-    "tgi_base_url": ("http://h", "http://h", ["http://user:hunter2@h", "http://h\n"]),
-    "ollama_base_url": ("http://[::1]:5", "http://[::1]:5", ["localhost:11434"]),
+    "sglang_base_url": ("http://h", ("http://h",), ["http://h?x=1", "http://h#x", "http://h /", "http://h/../x"]),
+    "tgi_base_url": ("unix:///run/tgi", ("unix:///run/tgi",), ["http://user:hunter2@h", "http://h\n", "unix://h"]),
+    "tei_base_url": ("http://h", ("http://h",), ["http://\x00h", "http://h\t", "http://h:8\u00a0", "http://a b"]),
+    "ollama_base_url": ("http://[::1]:5", ("http://[::1]:5",), ["localhost:11434", "http://[fe80::1%25eth0]:5"]),
+    **{
+        f"{kind}_api_key": ("s3cret", "s3cret", ["two words", "schlüssel", "line\n"])
+        for kind in ("vllm", "sglang", "tgi", "tei", "ollama")
+    },
+    "tgi_local": ("1", True, ["maybe", "2"]),
+    "upstream_ca_file": (certifi.where(), certifi.where(), ["/no/such/file", __file__, "/"]),
+    "upstream_connections": ("1", 1, ["0", "65537"]),
     "max_tokens": ("5", 5, ["0", "-1", "1.5", "1e3", str(2**31), "9" * 5000]),
     "temperature": ("0", 0.0, ["-0.1", "2.1", "nan", "inf", "warm"]),
     "top_p": ("1", 1.0, ["0", "1.1", "nan"]),
@@ -45,6 +54,8 @@ VALUES = {
     "max_queue": ("8", 8, ["0"]),
     "first_token_timeout": ("0.5", 0.5, ["0", "-1", "nan"]),
     "request_timeout": ("9", 9.0, ["0"]),
+    "connect_timeout": ("9", 9.0, ["0", "-1"]),
+    "idle_timeout": ("9", 9.0, ["0", "nan"]),
     "client_timeout": ("9", 9.0, ["0"]),
     "drain_timeout": ("0", 0.0, ["-1"]),
     "max_body_bytes": ("2048", 2048, ["1023"]),
@@ -68,10 +79,10 @@ def test_each_option_can_be_said_in_the_environment_and_on_the_command_line(opti
 def test_the_environment_goes_over_the_default_and_the_command_line_over_both(option):
     text, value, _ = VALUES[option]
     default = getattr(Config(), option)
-    shown = {True: "1", False: "0"}.get(default, default) if isinstance(default, bool) else default
+    shown = str(int(default)) if isinstance(default, bool) else shown_default(option)
     assert getattr(load({}), option) == default
-    if shown not in (None, ()):
-        assert getattr(load({environment_name(option): text}, {option: str(shown)}), option) == default
+    if shown != "none":
+        assert getattr(load({environment_name(option): text}, {option: shown}), option) == default
     assert getattr(load({environment_name(option): "wrong, and never looked at"}, {option: text}), option) == value
 
 
@@ -89,7 +100,7 @@ def test_a_wrong_value_names_the_place_it_came_from_and_the_reason(option, text)
         assert refused.value.__cause__ is None
 
 
-@pytest.mark.parametrize(("option", "text"), [(option, text) for option, text in WRONG if option == "api_key"])
+@pytest.mark.parametrize(("option", "text"), [(option, text) for option, text in WRONG if OPTIONS[option].secret])
 def test_a_key_is_never_repeated(option, text):
     with pytest.raises(ConfigError) as refused:
         load({}, {option: text})
@@ -97,14 +108,31 @@ def test_a_key_is_never_repeated(option, text):
     assert repr(text) not in str(refused.value)
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated():
+def test_every_key_is_secret():
+    assert {option for option, row in OPTIONS.items() if row.secret} == {name for name in OPTIONS if "key" in name}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:hunter2@h",
+        "http://user:hunter2%40h",
+        "http://user:a,hunter2@h",
+        "http://good,http://user:hunter2@h:99999",
+        "user:hunter2@h",
+        "http://user:hunter2@h\n",
+        "http://user:hunter2@[::1",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(text):
     with pytest.raises(ConfigError) as refused:
-        load({"ILLM_VLLM_BASE_URL": "http://user:hunter2@h"})
+        load({"ILLM_VLLM_BASE_URL": text})
     assert "hunter2" not in str(refused.value)
 
 
 def test_a_configuration_can_be_logged_without_its_key():
-    assert "s3cret" not in repr(load({"ILLM_API_KEY": "s3cret"}))
+    said = {environment_name(option): "s3cret" for option, row in OPTIONS.items() if row.secret}
+    assert "s3cret" not in repr(load(said))
 
 
 @pytest.mark.parametrize("option", VALUES)
@@ -123,7 +151,8 @@ def test_documented_defaults():
     assert (config.framework, config.model) == ("transformers", "sshleifer/tiny-gpt2")
     assert (config.host, config.port, config.device) == ("0.0.0.0", 8000, "cpu")
     assert config.embedding_model == "sshleifer/tiny-distilbert-base-cased"
-    assert config.ollama_base_url == "http://127.0.0.1:11434"
+    assert config.ollama_base_url == ("http://127.0.0.1:11434",)
+    assert not any(getattr(config, f"{kind}_base_url") for kind in ("vllm", "sglang", "tgi", "tei"))
     assert (config.api_key, config.allow_models, config.auto_install) == (None, (), False)
     assert config.sampling == Sampling()
 

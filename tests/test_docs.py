@@ -17,7 +17,7 @@ from illm.actors.ref import Ref
 from illm.asgi.app import Gateway
 from illm.asgi.routes import ROUTES
 from illm.build import build_directory
-from illm.config import OPTIONS, Config, environment_name
+from illm.config import OPTIONS, Config, environment_name, shown_default
 from illm.dialects.openai import parameters
 from illm.errors import Kind
 from illm.server import Limits
@@ -74,11 +74,12 @@ def test_every_error_is_described_as_it_is():
 
 
 def test_every_option_is_described_as_it_is():
-    def shown(value):
-        return "none" if value in (None, ()) else "off" if value is False else f"`{value}`"
+    def shown(name):
+        value = getattr(Config, name)
+        return "off" if value is False else "none" if value in (None, ()) else f"`{shown_default(name)}`"
 
     assert table("configuration.md", "Option") == [
-        [f"`--{name.replace('_', '-')}`", f"`{environment_name(name)}`", shown(getattr(Config, name)), option.help]
+        [f"`--{name.replace('_', '-')}`", f"`{environment_name(name)}`", shown(name), option.help]
         for name, option in OPTIONS.items()
     ]
 

@@ -57,7 +57,12 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: with what is wrong, in words for the operator; never repeats what could be a password.
     """
-    parts = urlsplit(text)
+    if not text.isprintable() or " " in text:  # some of which `urlsplit` would drop without a word
+        raise ValueError("must not hold spaces or control characters")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("must have a host: an IPv6 address stands in brackets") from None
     if "@" in parts.netloc:
         raise ValueError("must not hold a user or password; a key has an option of its own")
     if parts.query or parts.fragment or "?" in text or "#" in text:
@@ -74,9 +79,12 @@ def parse_address(text: str) -> Address:
         return Address("", 0, socket=path, prefix=prefix)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("must be an http://, https:// or unix:// address")
-    port = parts.port  # raises ValueError where it is no port
+    try:
+        port = parts.port
+    except ValueError:  # whose words repeat what stands there, which may be half of a password
+        port = 0
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("has no usable port")
+        raise ValueError("must have a port between 1 and 65535, or none")
     return Address(
         _host(parts.hostname),
         port or _PORTS[parts.scheme],
@@ -88,19 +96,19 @@ def parse_address(text: str) -> Address:
 def _host(host: str) -> str:
     if ":" in host:  # urlsplit has checked what is in brackets
         if "%" in host:
-            raise ValueError("an IPv6 zone cannot be used here")
+            raise ValueError("must not have an IPv6 zone")
         return host
     try:
         host = host.encode("idna").decode("ascii")
     except UnicodeError:
-        raise ValueError("has a host name that cannot be") from None
+        raise ValueError("must have a host name of letters, digits, dots and hyphens") from None
     if _NAME.fullmatch(host) is None:
-        raise ValueError("has a host name that cannot be")
+        raise ValueError("must have a host name of letters, digits, dots and hyphens")
     return host
 
 
 def _prefix(path: str) -> str:
     path = path.rstrip("/").removesuffix("/v1").rstrip("/")
     if _PREFIX.fullmatch(path) is None or {".", ".."} & set(path.split("/")):
-        raise ValueError("has a path that cannot be a prefix")
+        raise ValueError("must have a path that can be a prefix, or none")
     return path
