@@ -15,10 +15,11 @@ on trio.  What is particular to it:
 - If the application object has a callable `begin_drain`, it is called when a graceful stop begins.
 """
 
+from illm.server.descriptors import raise_descriptor_limit
 from illm.server.exchange import ClientDisconnected
 from illm.server.lifespan import LifespanFailed
 from illm.server.limits import Limits
 from illm.server.process import run
 from illm.server.serving import serve
 
-__all__ = ["ClientDisconnected", "LifespanFailed", "Limits", "run", "serve"]
+__all__ = ["ClientDisconnected", "LifespanFailed", "Limits", "raise_descriptor_limit", "run", "serve"]
