@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from illm import __version__
-from illm.config import FRAMEWORKS, OPTIONS, Config, environment_name, load
+from illm.config import FRAMEWORKS, OPTIONS, Config, environment_name, load, shown_default
 from illm.errors import ConfigError
 
 if TYPE_CHECKING:  # `illm --help` need not wait for what `illm serve` needs
     from illm.actors.directory import Directory
+    from illm.actors.ref import Ref
 
 _COMMANDS = ("serve", "doctor", "models")
 _BAD_USAGE = 2
@@ -51,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         for option, row in OPTIONS.items():
             if option == "framework":
                 continue
-            default = getattr(Config, option)
-            shown = "none" if default in (None, ()) else default
-            text = f"{row.help} [{environment_name(option)}; default: {shown}]"
+            text = f"{row.help} [{environment_name(option)}; default: {shown_default(option)}]"
             flag = f"--{option.replace('_', '-')}"
             if row.flag:
                 command.add_argument(flag, dest=option, action="store_const", const="1", help=text)
@@ -75,9 +74,10 @@ def _serve(config: Config) -> int:
     from illm.backends.local.install import install_missing
     from illm.backends.local.sources import check_named
     from illm.build import build_directory
-    from illm.server import Limits, run
+    from illm.server import Limits, raise_descriptor_limit, run
 
     log.configure(config.log_format, config.log_level)
+    raise_descriptor_limit()
     if config.framework == "transformers":
         if config.auto_install:
             install_missing(config)
@@ -107,8 +107,14 @@ def banner(config: Config, addresses: Sequence[tuple[str, int]], offer: "Directo
     from illm.actors.backend import Unconfigured
 
     where = ", ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses)
-    usable = [name for name, backend in offer.backends.items() if not isinstance(backend, Unconfigured)]
-    models = [ref.model for ref in offer]
+    # An address that is only our guess is no promise: who asks for it will see.
+    guessed = {ref.served.framework for ref in offer if ref.served.optional}
+    usable = [
+        name
+        for name, backend in offer.backends.items()
+        if name not in guessed and not isinstance(backend, Unconfigured)
+    ]
+    models = [name for ref in offer if not ref.served.optional for name in _models_of(ref)]
     parts = {
         "backends": ", ".join(usable) or "none",
         "models": ", ".join(models) or "none",
@@ -116,6 +122,10 @@ def banner(config: Config, addresses: Sequence[tuple[str, int]], offer: "Directo
     }
     told = " | ".join(f"{name}: {value}" for name, value in parts.items())
     return f"illm {__version__} on {where} | {told} | {'key required' if config.api_key else 'no key'}"
+
+
+def _models_of(ref: "Ref") -> Sequence[str]:
+    return [f"those of {ref.model}"] if ref.placeholder else ref.models
 
 
 def open_door(config: Config, hosts: Sequence[str]) -> str | None:

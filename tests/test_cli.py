@@ -14,6 +14,11 @@ from pathlib import Path
 
 import pytest
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from illm import __version__
 from illm.actors.directory import Directory
 from illm.build import build_directory
@@ -230,12 +235,7 @@ def test_a_key_protects_everything_but_health():
         rest = process.stderr.read()
         assert process.wait(30) == 0
         assert "s3cret" not in rest
-        assert [json.loads(row)["status"] for row in rest.splitlines() if '"illm.access"' in row] == [
-            200,
-            401,
-            401,
-            200,
-        ]
+        assert [json.loads(row)["status"] for row in rest.splitlines() if '"illm.access"' in row] == [401, 401, 200]
 
 
 def test_the_command_line_goes_over_the_environment():
@@ -243,6 +243,14 @@ def test_the_command_line_goes_over_the_environment():
     with serving(command("vllm", "--api-key", "ours"), env) as (_, _, port):
         assert get(port, "/v1/models", authorization="Bearer theirs")[0] == 401
         assert get(port, "/v1/models", authorization="Bearer ours")[0] == 200
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux lets one ask")
+def test_as_many_connections_are_possible_as_the_system_allows():
+    lowered = [*command("serve", "tgi")]
+    lowered[2] = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 2048)); " + lowered[2]
+    with serving(lowered) as (process, _, _):
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (2048, 2048)
 
 
 def test_an_address_in_use_is_status_1_and_one_line():
@@ -293,6 +301,26 @@ def offer(**options) -> Directory:
 def test_the_banner_says_what_is_served(options, addresses, line):
     config = Config(framework="vllm", **options)
     assert banner(config, addresses, offer(**options)) == f"illm {__version__} {line}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"framework": "ollama"}, "backends: transformers, ollama | models: nowhere/at-all, those of ollama |"),
+        (
+            {"vllm_base_url": ("http://h:1", "http://h:2"), "model": "org/big"},
+            "backends: transformers, vllm | models: nowhere/at-all, org/big |",
+        ),
+        (
+            {"tgi_base_url": ("http://h:1",), "tei_base_url": ("http://h:2",)},
+            "backends: transformers, tgi | models: nowhere/at-all, those of tgi, those of tei |",
+        ),
+    ],
+)
+def test_the_banner_names_servers_that_somebody_named(options, said):
+    line = banner(Config(**{"framework": "vllm"} | options), [("127.0.0.1", 1)], offer(**options))
+    assert said in line
+    assert "http://h" not in line
 
 
 def test_the_banner_does_not_claim_what_is_not_there():

@@ -199,11 +199,18 @@ def test_an_allowed_hub_id_gets_an_actor_of_its_own(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("framework", ["vllm", "sglang", "tgi", "ollama"])
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "tgi"])
 def test_remote_frameworks_say_that_they_are_not_configured(framework):
     error = refusal(lambda: local().find(chat(framework=framework)))
     said = "TGI base_url is not configured" if framework == "tgi" else "Remote base_url is not configured"
     assert (error.kind, error.message) == (Kind.NOT_CONFIGURED, said)
+
+
+def test_ollama_is_looked_for_where_it_listens_by_default():
+    ref = local().find(chat(framework="ollama"))
+    assert (ref.model, ref.placeholder, ref.served.optional) == ("ollama", True, True)
+    for said in ({"ollama_base_url": ("http://h:11434",)}, {"framework": "ollama"}):
+        assert not local(**said).find(chat(framework="ollama")).served.optional
 
 
 # backends of other packages

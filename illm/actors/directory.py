@@ -6,6 +6,7 @@ recently used go when too many models that nobody named at start are loaded.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import time
 
 import anyio
 import anyio.lowlevel
@@ -43,6 +44,8 @@ class Directory:
         self.default = default
         self.max_loaded = max_loaded
         self.draining = False
+        self.created = int(time())
+        """Seconds since 1970: since when its models can be asked for, as far as anybody here knows."""
         self._policy = policy or Policy()
         self._refs: dict[tuple[str, str], Ref] = {}
         self._scopes: dict[Ref, anyio.CancelScope] = {}

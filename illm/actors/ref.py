@@ -87,6 +87,11 @@ class Ref:
         """The names a request may use for it: at least one."""
         return (self.served.lists() if self.served.lists is not None else ()) or (self.served.model,)
 
+    @property
+    def placeholder(self) -> bool:
+        """Whether its one name stands for models that nobody has listed yet."""
+        return self.served.lists is not None and not self.served.lists()
+
     def answers_as(self, request: Request) -> str:
         """Return the model name that the answer to a request carries."""
         if self.served.lists is None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from illm.actors.directory import Directory
-from illm.actors.ref import Ref
+from illm.actors.ref import Ref, State
 from illm.asgi.exchange import Exchange
 from illm.asgi.json_request import media_type, read_json, refuse_encodings
 from illm.asgi.relay import relay
@@ -17,6 +17,7 @@ from illm.errors import GatewayError, Kind
 async def transcribe(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Turn speech into text."""
     request = await _read(exchange)
+    exchange.record.asks(request)
     ref = _find(directory, request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     stream = bool(request.fields.get("stream"))
@@ -37,7 +38,11 @@ def _find(directory: Directory, request: Transcribe) -> Ref:
 
 
 def _transcribes(refs: Sequence[Ref]) -> bool:
-    return any(Capability.AUDIO in ref.served.capabilities for ref in refs)
+    # A server that is only guessed at counts once it has shown itself.
+    return any(
+        Capability.AUDIO in ref.served.capabilities and (not ref.served.optional or ref.state is State.READY)
+        for ref in refs
+    )
 
 
 async def _read(exchange: Exchange) -> Transcribe:

@@ -155,8 +155,8 @@ def test_models():
     listed = orjson.loads(models_body([("org/a", "transformers"), ("b", "vllm")], created=5))
     assert listed["object"] == "list"
     assert [Model.model_validate(item, strict=True).id for item in listed["data"]] == ["org/a", "b"]
-    assert orjson.loads(model_body("b", "vllm")) == {"id": "b", "object": "model", "created": 0, "owned_by": "vllm"}
-    assert orjson.loads(models_body([])) == {"object": "list", "data": []}
+    assert orjson.loads(model_body("b", "vllm", created=5)) == listed["data"][1]
+    assert orjson.loads(models_body([], created=5)) == {"object": "list", "data": []}
 
 
 def test_an_error_in_words():
