@@ -32,6 +32,7 @@ class Kind(Enum):
     MODEL_NOT_FOUND = Row(404, "model_not_found", "model_not_found")
     NOT_FOUND = Row(404, "invalid_request_error", "not_found")
     METHOD_NOT_ALLOWED = Row(405, "invalid_request_error", "method_not_allowed")
+    SLOW_REQUEST = Row(408, "invalid_request_error", "request_timeout")
     TOO_LARGE = Row(413, "invalid_request_error", "request_too_large")
     MEDIA_TYPE = Row(415, "invalid_request_error", "unsupported_media_type")
     CAPABILITY = Row(422, "CapabilityNotSupported", "capability_not_supported")

@@ -1,4 +1,4 @@
-"""One log line a request: who answered, how long it took, how many tokens; no prompt, no key, no client text.
+"""One log line a request: who answered, how long it took, how many tokens; no prompt, no answer, no key.
 
 The record goes out twice: as the message (text), and as `record.illm` for formatters (JSON).
 """
@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any
 
 import orjson
+
+from illm.core.requests import Request
 
 logger = logging.getLogger("illm.access")
 
@@ -29,6 +31,11 @@ class Record:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+    level: int = logging.INFO
+
+    def asks(self, request: Request) -> None:
+        """Note what a request named, for as long as nobody has been chosen to answer it."""
+        self.backend, self.model = request.framework, request.model
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that are known, in the order they are shown."""
@@ -54,10 +61,10 @@ class Record:
 
     def emit(self) -> None:
         """Write the line."""
-        if logger.isEnabledFor(logging.INFO):
+        if logger.isEnabledFor(self.level):
             fields = self.fields()
             line = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
-            logger.info("%s", line, extra={"illm": fields})
+            logger.log(self.level, "%s", line, extra={"illm": fields})
 
 
 def _plain(value: Any) -> str:

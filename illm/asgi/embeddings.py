@@ -15,6 +15,7 @@ from illm.errors import GatewayError, Kind
 async def embed(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Turn texts into vectors."""
     request = openai.parse_embeddings(await read_json(exchange))
+    exchange.record.asks(request)
     ref = directory.find(request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     refusal = openai.unsupported(request.body, ref.served.supported, fields=openai.EMBEDDING_FIELDS)

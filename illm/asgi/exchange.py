@@ -164,7 +164,7 @@ class Exchange:
             return await self._receive()
         with anyio.move_on_after(self._patience):
             return await self._receive()
-        raise GatewayError(Kind.TIMEOUT, "The request body did not arrive in time")
+        raise GatewayError(Kind.SLOW_REQUEST, "The request body did not arrive in time")
 
     def _declared_size(self) -> int:
         declared = self.headers.get(b"content-length", b"0")

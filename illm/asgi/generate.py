@@ -41,6 +41,7 @@ async def complete(exchange: Exchange, directory: Directory, config: Config) -> 
 
 
 def _choose(exchange: Exchange, directory: Directory, request: Generate, fields: frozenset[str]) -> Ref:
+    exchange.record.asks(request)
     ref = directory.find(request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
     refusal = openai.unsupported(request.body, ref.served.supported, fields=fields)

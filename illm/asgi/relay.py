@@ -21,6 +21,9 @@ from illm.errors import GatewayError, Kind
 _LAST_WORDS = 5.0
 """Seconds that a client may take to read that its stream has failed."""
 
+GRACE = 1.0
+"""Seconds that a backend's own deadline has in front of the same one here: its message is the more precise one."""
+
 
 class Encoder(Protocol):
     """Events in, bytes out; see `illm.dialects.openai`."""
@@ -47,7 +50,7 @@ async def relay(
         call: entered by the caller, who leaves it.
         encoder: of the client's dialect.
         stream: whether to send what there is, or everything at the end.
-        first, whole: seconds until the first event, and for everything.
+        first, whole: seconds that the backend has until the first event, and for everything.
 
     Raises:
         GatewayError: it failed before the first byte.
@@ -56,8 +59,8 @@ async def relay(
     began = anyio.current_time()
     error: Exception | None = None
     async with exchange.watching(call.leave):
-        with anyio.CancelScope(deadline=began + first) as scope:
-            error = await _pump(exchange, call, encoder, scope, began + whole, stream=stream)
+        with anyio.CancelScope(deadline=began + first + GRACE) as scope:
+            error = await _pump(exchange, call, encoder, scope, began + whole + GRACE, stream=stream)
     if call.left:
         raise ClientGoneError
     if scope.cancelled_caught:
@@ -123,7 +126,7 @@ async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event
     events: list[Event] = []
     error: GatewayError | None = None
     async with exchange.watching(call.leave):
-        with anyio.CancelScope(deadline=anyio.current_time() + first) as scope:
+        with anyio.CancelScope(deadline=anyio.current_time() + first + GRACE) as scope:
             error = await _gather(call, events)
     if call.left:
         raise ClientGoneError

@@ -90,10 +90,37 @@ async def test_requests_that_reach_no_model_have_a_line_too(make_app, lines):
         await driver.get("/v1/models")
         await driver.get("/nothing", headers={"authorization": "Bearer secret"})
     assert [(line["route"], line["status"]) for line in lines()] == [
-        ("/healthz", 200),
         ("/v1/models", 401),
         ("-", 404),
     ]
+
+
+async def test_asking_after_health_has_a_line_only_for_who_debugs(make_app, caplog):
+    caplog.set_level(logging.DEBUG, "illm.access")
+    async with driving(make_app()) as driver:
+        await driver.get("/healthz")
+        await driver.get("/v1/models")
+    assert [(record.levelname, record.illm["route"]) for record in caplog.records if record.name == "illm.access"] == [
+        ("DEBUG", "/healthz"),
+        ("INFO", "/v1/models"),
+    ]
+
+
+@pytest.mark.parametrize(("path", "fields", "status", "named"), [
+    ("/v1/chat/completions", {"model": "none"}, 404, (None, "none")),
+    ("/v1/chat/completions", {"model": "x", "framework": "tgi"}, 503, ("tgi", "x")),
+    ("/v1/chat/completions", {"framework": "none"}, 400, ("none", None)),
+    ("/v1/completions", {"model": "none", "prompt": "a"}, 404, (None, "none")),
+    ("/v1/embeddings", {"embedding_model": "none", "model": "x", "input": "a"}, 404, (None, "none")),
+    ("/v1/audio/transcriptions", {"framework": "vllm", "audio_base64": "AAAA"}, 503, ("vllm", None)),
+])  # fmt: skip
+async def test_a_request_that_nobody_was_chosen_for_says_whom_it_named(make_app, lines, path, fields, status, named):
+    if path.startswith("/v1/chat"):
+        fields = fields | {"messages": [{"role": "user", "content": "echo a"}]}
+    async with driving(make_app()) as driver:
+        await driver.ask(path, body=orjson.dumps(fields), headers={"content-type": "application/json"})
+    (line,) = lines()
+    assert (line["status"], (line.get("backend"), line.get("model"))) == (status, named)
 
 
 async def test_no_prompt_and_no_key_is_logged(make_app, stage, way):
@@ -111,7 +138,7 @@ async def test_no_prompt_and_no_key_is_logged(make_app, stage, way):
             for prompt in ("echo PRIVATE", "refuse PRIVATE", "crash PRIVATE", "nonsense PRIVATE"):
                 for streamed in (False, True):
                     await driver.chat(prompt, headers=key, stream=streamed, user="PRIVATE", model="script")
-            await driver.chat("echo PRIVATE", headers=key, model="PRIVATE")
+            await driver.chat("echo PRIVATE", headers=key, model="none")
             await driver.chat("echo PRIVATE", headers=key, temperature="PRIVATE")
             await driver.chat("echo PRIVATE", headers={"authorization": "Bearer sesame "}, framework="vllm")
             await driver.get("/v1/models", headers={"authorization": "Bearer sesame2"})
