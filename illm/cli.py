@@ -69,7 +69,7 @@ def _serve(config: Config) -> int:
     from illm.server import Limits, run
 
     log.configure(config.log_format, config.log_level)
-    if config.framework == "transformers":
+    if config.local:
         if config.auto_install:
             install_missing(config)
         check_named(config.model)

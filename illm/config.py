@@ -167,6 +167,11 @@ class Config:
     max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
 
     @property
+    def local(self) -> bool:
+        """Whether the local engine answers requests that name no framework, and so `model` is its."""
+        return self.framework == "transformers" or (self.framework == "tgi" and self.tgi_local)
+
+    @property
     def sampling(self) -> Sampling:
         """The operator's defaults, for what a request leaves open."""
         return Sampling(
