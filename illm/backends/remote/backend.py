@@ -74,7 +74,9 @@ class Remote:
 
     def default(self, need: Capability) -> str | None:
         """See `Backend.default`."""
-        return next((served.model for served in self._served if need in served.capabilities), self._served[0].model)
+        able = (served.model for served in self._served if need in served.capabilities)
+        # Of what nobody configured the refusal says more than that there is no such model.
+        return next(able, self._served[0].model if self._missing is None else "")
 
 
 def _models(board: Board) -> Sequence[str]:

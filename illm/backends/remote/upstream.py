@@ -39,7 +39,8 @@ class Decoder(Protocol):
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body, cut anywhere, and return what it completes.
 
-        Never raises for what the upstream said: nonsense becomes one `Failed`, after which nothing follows.
+        Never raises for what the upstream said: nonsense becomes one `Failed`, after which nothing follows.  A `Done`
+        here says that nobody wants the rest of the body: the connection is closed, and the server stops its work.
         """
 
     def close(self) -> Sequence[Event]:
