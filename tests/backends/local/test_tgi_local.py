@@ -1,7 +1,12 @@
 """TGI's local light adapter, the whole way: a tiny model, our server, and a client that thinks it speaks to TGI."""
 
+import json
+import os
+import sys
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import anyio
 import httpx
@@ -141,8 +146,79 @@ async def test_hugging_faces_client(tiny, monkeypatch):
         await on_thread(drive)
 
 
+async def test_the_text_generation_package(tiny):
+    """Its newest version wants an older `huggingface_hub` than the one here, so it may live in another environment."""
+    here = sys.executable if find_spec("text_generation") else None
+    python = os.environ.get("ILLM_TEXT_GENERATION_PYTHON", here)
+    if python is None:
+        pytest.skip("set ILLM_TEXT_GENERATION_PYTHON to a Python that has the package text-generation")
+    async with serving(tiny) as server:
+        with anyio.fail_after(PATIENCE):
+            script = Path(__file__).with_name("text_generation_client.py")
+            done = await anyio.run_process([python, str(script), address(server)], check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == ["whole", "stream", "stop", "refusals", "asynchronous"]
+
+
 async def test_the_adapter_is_switched_on_by_the_environment(tiny):
     said = load({"ILLM_FRAMEWORK": "tgi", "ILLM_TGI_LOCAL": "1", "ILLM_MODEL": str(tiny)})
     assert said.tgi_local
     assert said.local
     assert not load({"ILLM_FRAMEWORK": "tgi"}).local
+
+
+@asynccontextmanager
+async def in_front_of(behind):
+    """Another gateway, for which the first one is a TGI."""
+    app = create_app(Config(framework="tgi", tgi_base_url=(address(behind),)))
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        [(host, port), *_] = await tasks.start(partial(serve, app, port=0, shutdown=stop))
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
+            with anyio.fail_after(PATIENCE):
+                while (await client.get("/health")).status_code != 200:
+                    pass
+            yield client
+        stop.set()
+
+
+def told(answer) -> list:
+    """What clients fold an answer together to: text, reason and counts, however it came."""
+    assert answer.status_code == 200, answer.text
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        body = answer.json()
+        parts = [body]
+    else:
+        *frames, end, rest = answer.text.split("\n\n")
+        assert (end, rest) == ("data: [DONE]", "")
+        parts = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    texts: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    for choice in (choice for part in parts for choice in part["choices"]):
+        said = choice.get("message") or choice.get("delta") or choice
+        texts[choice["index"]] = texts.get(choice["index"], "") + (said.get("content") or said.get("text") or "")
+        reasons |= {choice["index"]: choice["finish_reason"]} if choice["finish_reason"] else {}
+    return [texts, reasons, parts[-1].get("usage")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_gateway_in_front_of_another(tiny, stream):
+    """What comes through two of them is what comes out of one."""
+    options = {"stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
+    prompts = {"prompt": ["Hello", "Good day"], "max_tokens": 8, "temperature": 0, **options}
+    chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "temperature": 0, **options}
+    async with serving(tiny) as behind, in_front_of(behind) as front:
+        for path, body in (("/v1/completions", prompts), ("/v1/chat/completions", chat)):
+            answers = [told(await client.post(path, json=body)) for client in (front, behind)]
+            assert answers[0] == answers[1]
+        stop = answers[0][0][0][1:3]
+        for path, body in (("/v1/completions", prompts | {"prompt": "Hello"}), ("/v1/chat/completions", chat)):
+            for wanted in ([stop], ["Q" * 8]):
+                answers = [told(await client.post(path, json=body | {"stop": wanted})) for client in (front, behind)]
+                assert answers[0][:2] == answers[1][:2]
+        native = {"inputs": "Hello", "parameters": {"max_new_tokens": 8, "details": True, "top_n_tokens": 2}}
+        answers = [(await client.post("/generate", json=native)).json() for client in (front, behind)]
+        assert answers[0] == answers[1]
+        too_long = await front.post("/v1/completions", json={"prompt": "x" * 200})
+        assert too_long.json()["error"]["code"] == "context_length_exceeded"
+        assert [row["id"] for row in (await front.get("/v1/models?framework=tgi")).json()["data"]] == ["tiny"]
