@@ -43,6 +43,7 @@ class Served:
         lists: called for the models it serves just now, where it serves more than one; then `model` is only what
             stands for whichever of them is its default.
         optional: nobody said that it is there; that it is not is no fault.
+        most_inputs: called for how many texts it embeds at once; None for any number.
     """
 
     framework: str
@@ -56,6 +57,7 @@ class Served:
     details: Callable[[], dict[str, Any]] = dict
     lists: Callable[[], Sequence[str]] | None = None
     optional: bool = False
+    most_inputs: Callable[[], int | None] = lambda: None
 
 
 class Ref:

@@ -1,5 +1,8 @@
 """`/v1/embeddings`."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import anyio.lowlevel
 
 from illm.actors.directory import Directory
@@ -7,7 +10,8 @@ from illm.asgi.exchange import Exchange
 from illm.asgi.json_request import read_json
 from illm.asgi.relay import collect
 from illm.config import Config
-from illm.core.events import Done, Vectors
+from illm.core.events import Done, Event, Raw, Vectors
+from illm.core.requests import Embed
 from illm.dialects import openai
 
 
@@ -16,14 +20,29 @@ async def embed(exchange: Exchange, directory: Directory, config: Config) -> Non
     request = openai.parse_embeddings(await read_json(exchange))
     ref = directory.find(request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
-    with ref.call(request) as call:
-        events = await collect(call, exchange, first=config.first_token_timeout)
+    events: list[Event] = []
+    for part in _parts(request, ref.served.most_inputs()):
+        with ref.call(part) as call:
+            events += await collect(call, exchange, first=config.first_token_timeout)
+    prompt_tokens = sum(event.usage.prompt_tokens for event in events if isinstance(event, Done))
+    exchange.record.prompt_tokens = prompt_tokens
+    relayed = b"".join(event.data for event in events if isinstance(event, Raw))
+    if relayed:
+        await exchange.respond(relayed)
+        return
     rows = [row for event in events if isinstance(event, Vectors) for row in event.rows]
-    usage = next(event.usage for event in events if isinstance(event, Done))
-    exchange.record.prompt_tokens = usage.prompt_tokens
     body = bytearray()
     model = ref.answers_as(request)
-    for piece in openai.embeddings_body(request, model=model, rows=rows, prompt_tokens=usage.prompt_tokens):
+    for piece in openai.embeddings_body(request, model=model, rows=rows, prompt_tokens=prompt_tokens):
         body += piece
         await anyio.lowlevel.checkpoint()  # a large answer must not hold the loop while it is written out
     await exchange.respond(bytes(body))
+
+
+def _parts(request: Embed, most: int | None) -> Iterator[Embed]:
+    """Cut a request to what a backend takes at once; one part after the other, as together they are one request."""
+    if most is None or len(request.inputs) <= most:
+        yield request
+        return
+    for start in range(0, len(request.inputs), most):
+        yield replace(request, inputs=request.inputs[start : start + most])

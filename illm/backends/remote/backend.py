@@ -48,6 +48,7 @@ class Remote:
                 details=board.describe,
                 lists=partial(_models, board),
                 optional=optional,
+                most_inputs=partial(getattr, upstream.dialect, "most_inputs", None),
             )
             for upstream, board in zip(upstreams, self._boards, strict=True)
         ]

@@ -60,6 +60,7 @@ class Dialect(Protocol):
         fans_out: whether `n` choices or several prompts must be asked for one by one.
         probe_path: a GET that costs no generation and answers 200 while the server is well.
         models_path: a GET that lists models.
+        most_inputs: how many texts it embeds at once, where there is such a limit (it may be left out).
     """
 
     framework: str

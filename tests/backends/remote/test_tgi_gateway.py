@@ -3,6 +3,7 @@
 import struct
 from base64 import b64decode
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -15,6 +16,7 @@ from illm.actors.ref import State
 from illm.asgi.app import Gateway
 from illm.backends.remote.plan import plan_remote
 from illm.config import Config
+from tests.backends.remote.fake_server import STALL, fake_server, head, response
 from tests.backends.remote.tei_server import running_tei
 from tests.backends.remote.tgi_server import Says, running_tgi
 
@@ -334,6 +336,12 @@ async def test_embeddings_come_from_the_sibling(server, embedder):
         assert server.requests[-1][0] == "/v1/chat/completions"
         models = [row["id"] for row in (await client.get("/v1/models")).json()["data"]]
         assert models == ["org/tiny", "org/embedder"]
+        many = {"input": ["a" * (1 + at % 9) for at in range(70)]}
+        answer = (await client.post("/v1/embeddings", json=many)).json()
+        assert [row["embedding"][0] for row in answer["data"]] == [1 + at % 9 for at in range(70)]
+        assert [row["index"] for row in answer["data"]] == list(range(70))
+        assert answer["usage"]["prompt_tokens"] == sum(map(len, many["input"]))
+        assert [len(body["input"]) for body in embedder.requests[-3:]] == [32, 32, 6]
         too_long = await client.post("/v1/embeddings", json={"input": "a" * 99})
         assert too_long.status_code == 400
         assert too_long.json()["error"]["code"] == "context_length_exceeded"
@@ -354,3 +362,34 @@ async def test_without_the_sibling_there_are_none(client):
     answer = await client.post("/v1/embeddings", json={"input": "a"})
     assert answer.status_code == 422
     assert answer.json()["error"]["type"] == "CapabilityNotSupported"
+
+
+def event(index, text):
+    value = {"index": index, "token": {"id": 5, "text": text, "logprob": -1.0, "special": False}}
+    return b"data:%s\n\n" % orjson.dumps(value | {"generated_text": None, "details": None})
+
+
+def probed(seen):
+    return [response(b'{"model_id":"org/tiny"}', content_type="application/json")]
+
+
+async def test_a_server_that_overlooked_the_stop_string_is_left():
+    """It would write on for as long as it likes: the answer ends, and so does its work."""
+    script = [head(content_type="text/event-stream"), event(1, "Blue") + event(2, "\n  ") + event(3, "more"), STALL]
+    async with fake_server(script, probe=probed) as server, gateway(tgi_base_url=(server.url,)) as client:
+        answer = await complete(client, stop="\n", stream=True)
+        assert told(chunks(answer))[:3] == ("Blue", "", "stop")
+        with anyio.fail_after(5):
+            await server.until(lambda: server.left >= 1)
+
+
+async def test_leaving_a_request_leaves_the_server():
+    async with fake_server([STALL], probe=probed) as server, gateway(tgi_base_url=(server.url,)) as client:
+        for stream in (True, False):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(complete, client, stream=stream))
+                await server.until(lambda: server.requests)
+                tasks.cancel_scope.cancel()
+            server.requests.clear()
+            with anyio.fail_after(5):
+                await server.until(lambda: server.open <= 1)  # the probe's own
