@@ -9,6 +9,7 @@ httpx's transport is used without its client.  Cookies, credentials, `.netrc`, p
 redirects and decompression all live in the client, so none of them needs to be turned off.
 """
 
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from socket import SOCK_STREAM
@@ -25,12 +26,17 @@ from illm.media.links import Link, follow, read_link
 from illm.media.policy import ImagePolicy
 from illm.media.refusals import HOST, NO_ANSWER, refused
 
+logger = logging.getLogger("illm.media")
+
 MAX_REDIRECTS = 3
 MAX_ADDRESSES = 4
 """How many addresses of a name are tried, one after the other."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one of them."""
+
+READ_TIMEOUT = 10.0
+"""Seconds an image server may say nothing: who holds one of a few places must use it."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Take = Callable[[int], None]
@@ -45,7 +51,7 @@ _FIELDS = MappingProxyType(
         "connection": "close",
     }
 )
-_TIMEOUTS = {"connect": CONNECT_TIMEOUT, "read": None, "write": None, "pool": None}
+_TIMEOUTS = {"connect": CONNECT_TIMEOUT, "read": READ_TIMEOUT, "write": READ_TIMEOUT, "pool": None}
 # ssl.SSLError is an OSError; the last two come through httpx from a TLS stream of anyio's.
 _FAILURES = (httpx.HTTPError, httpx.StreamError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -101,7 +107,8 @@ class Fetcher:
                 finally:
                     with anyio.move_on_after(1, shield=True):
                         await response.aclose()
-        except _FAILURES:
+        except _FAILURES as error:
+            logger.info("fetching an image from %s failed: %r", link.authority, error)
             raise refused(NO_ANSWER) from None
 
     async def _addresses(self, link: Link) -> Sequence[Address]:
@@ -115,6 +122,8 @@ class Fetcher:
         # One bad address spoils all: a name that has both kinds is up to something.
         good = [one for one in found if one is not None and may_connect(link.host, one, self._policy)]
         if not good or len(good) != len(found):
+            # The operator may know what the client must not.
+            logger.info("no image is fetched from %s, which is %s", link.authority, [str(one) for one in found])
             raise refused(HOST)
         return tuple(dict.fromkeys(good))[:MAX_ADDRESSES]
 

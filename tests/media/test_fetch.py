@@ -150,6 +150,12 @@ async def test_a_client_cannot_tell_what_is_internal_from_what_is_not_there(url)
     assert (error.message, error.param, web.seen) == (HOST, None, [])
 
 
+async def test_the_operator_is_told_what_the_client_is_not(caplog):
+    caplog.set_level("INFO", "illm.media")
+    await fetch("http://bad.example/", Names(bad_example=[[PUBLIC, "10.0.0.1"]]))
+    assert caplog.messages == [f"no image is fetched from bad.example, which is ['{PUBLIC}', '10.0.0.1']"]
+
+
 async def test_the_systems_resolver_is_checked_as_well():
     for url in ("http://localhost/", "http://localhost:443/", "http://127.0.0.1/"):
         with pytest.raises(GatewayError) as caught:
