@@ -29,9 +29,13 @@ PLANS: Mapping[str, Plan] = {
 
 def build_directory(config: Config) -> Directory:
     """Make every backend, ours and those of other packages, and the directory over them."""
-    backends = [PLANS[framework](config) for framework in FRAMEWORKS]
+    # The same actors under a second name, so that no model is loaded twice.
+    aliases = {"tgi": "transformers"} if config.tgi_local else {}
+    if config.tgi_local and config.tgi_base_url:
+        logger.warning("tgi is answered by the local engine: --tgi-local counts for more than a base URL")
+    backends = [PLANS[framework](config) for framework in FRAMEWORKS if framework not in aliases]
     backends += [_foreign(entry, config) for entry in entry_points(group=ENTRY_POINTS)]
-    return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models)
+    return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models, aliases=aliases)
 
 
 def _foreign(entry: EntryPoint, config: Config) -> Backend:

@@ -78,7 +78,7 @@ def _serve(config: Config) -> int:
 
     log.configure(config.log_format, config.log_level)
     raise_descriptor_limit()
-    if config.framework == "transformers":
+    if config.local:
         if config.auto_install:
             install_missing(config)
         check_named(config.model)

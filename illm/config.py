@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from illm.backends.remote.address import parse_address
 from illm.core.requests import Sampling
 from illm.errors import ConfigError
+from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
 
 FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
 
@@ -92,6 +93,16 @@ def _key(text: str) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _image_hosts(text: str) -> tuple[str, ...]:
+    entries = _names(text)
+    read_hosts(entries)
+    return entries
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    return tuple(_number(int, 1, 65535)(port) for port in _names(text))
 
 
 def _filled(text: str) -> str:
@@ -177,6 +188,28 @@ class Config:
     client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", _number(float, 0.001))
     drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
     max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
+    allow_image_hosts: tuple[str, ...] = _option(
+        (),
+        "comma-separated networks, addresses and host names that images may come from although they are not public",
+        _image_hosts,
+    )
+    allow_image_ports: tuple[int, ...] = _option(
+        (), "comma-separated ports that images may come from, beside 80 and 443", _ports
+    )
+    image_ca_file: str | None = _option(
+        None, "certificates (PEM) that https image servers are checked against, beside the usual ones", _certificates
+    )
+    image_timeout: float = _option(20.0, "seconds for fetching the images of a request", _number(float, 0.001))
+    max_images: int = _option(64, "images in one request", _number(int, 0))
+    max_image_bytes: int = _option(20 * 2**20, "largest image", _number(int, 1))
+    max_images_bytes: int = _option(64 * 2**20, "all images of a request together", _number(int, 1))
+    max_image_pixels: int = _option(64_000_000, "most pixels of an image", _number(int, 1))
+    max_image_fetches: int = _option(64, "images that are fetched at once, for all requests", _number(int, 1))
+
+    @property
+    def local(self) -> bool:
+        """Whether the local engine answers requests that name no framework, and so `model` is its."""
+        return self.framework == "transformers" or (self.framework == "tgi" and self.tgi_local)
 
     @property
     def sampling(self) -> Sampling:
@@ -187,6 +220,23 @@ class Config:
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
+        )
+
+    @property
+    def images(self) -> ImagePolicy:
+        """What images may be, and where they may come from."""
+        hosts, networks = read_hosts(self.allow_image_hosts)
+        return ImagePolicy(
+            hosts=hosts,
+            networks=networks,
+            ports=WEB_PORTS | set(self.allow_image_ports),
+            max_images=self.max_images,
+            max_bytes=self.max_image_bytes,
+            max_total_bytes=self.max_images_bytes,
+            max_pixels=self.max_image_pixels,
+            timeout=self.image_timeout,
+            max_fetches=self.max_image_fetches,
+            ca_file=self.image_ca_file,
         )
 
     def allows(self, model: str) -> bool:

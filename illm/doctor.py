@@ -81,7 +81,7 @@ def _reachable(url: str) -> str:
 
 
 def _problem(config: Config) -> str | None:
-    if config.framework == "transformers":
+    if config.local:
         from illm.backends.local.sources import check_named
 
         try:

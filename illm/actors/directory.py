@@ -35,13 +35,21 @@ class Directory:
         default: the framework of a request that names none.
         max_loaded: how many models that only requests named may be loaded at once.
         policy: how crashed actors are restarted.
+        aliases: frameworks that others answer for, and which: the same actors under a second name.
     """
 
     def __init__(
-        self, backends: Sequence[Backend], *, default: str, max_loaded: int = 2, policy: Policy | None = None
+        self,
+        backends: Sequence[Backend],
+        *,
+        default: str,
+        max_loaded: int = 2,
+        policy: Policy | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.backends: Mapping[str, Backend] = {backend.framework: backend for backend in backends}
-        self.default = default
+        self.aliases = aliases or {}
+        self.default = self.aliases.get(default, default)
         self.max_loaded = max_loaded
         self.draining = False
         self.created = int(time())
@@ -102,7 +110,7 @@ class Directory:
     def list(self, framework: str | None = None) -> Sequence[Ref]:
         """Return the actors of one framework, or of all.  Raises `GatewayError` for an unknown framework."""
         if framework is not None:
-            self._known(framework)
+            framework = self._known(framework)
         return [ref for ref in self if framework in (None, ref.served.framework)]
 
     @property
@@ -122,8 +130,9 @@ class Directory:
         return self.default if not homes or self.default in homes else homes[0]
 
     def _known(self, framework: str) -> str:
+        framework = self.aliases.get(framework, framework)
         if framework not in self.backends:
-            names = ", ".join(self.backends)
+            names = ", ".join((*self.backends, *self.aliases))
             raise GatewayError(
                 Kind.INVALID_REQUEST, f"Unknown framework {framework!r}; there are: {names}", param="framework"
             )

@@ -44,6 +44,7 @@ class Served:
             stands for whichever of them is its default.
         optional: nobody said that it is there; that it is not is no fault.
         stand_ins: models that answer in this one's name what it cannot do itself, by capability.
+        most_inputs: called for how many texts it embeds at once; None for any number.
     """
 
     framework: str
@@ -58,6 +59,7 @@ class Served:
     lists: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     stand_ins: Mapping[Capability, str] = field(default_factory=dict)
+    most_inputs: Callable[[], int | None] = lambda: None
 
 
 class Ref:

@@ -4,15 +4,20 @@ from dataclasses import replace
 from time import time
 from uuid import uuid4
 
+import anyio
+
 from illm.actors import fan_out
 from illm.actors.directory import Directory
 from illm.actors.ref import Ref
-from illm.asgi.exchange import Exchange
+from illm.asgi.exchange import ClientGoneError, Exchange
 from illm.asgi.json_request import read_json
 from illm.asgi.relay import Encoder, relay
 from illm.config import Config
-from illm.core.requests import Generate
+from illm.core.capabilities import Capability
+from illm.core.requests import Chat, Generate
 from illm.dialects import openai
+from illm.errors import GatewayError, Kind
+from illm.media.images import has_images, settle_images
 
 
 async def chat(exchange: Exchange, directory: Directory, config: Config) -> None:
@@ -20,6 +25,7 @@ async def chat(exchange: Exchange, directory: Directory, config: Config) -> None
     request = openai.parse_chat(await read_json(exchange))
     request = replace(request, sampling=request.sampling.over(config.sampling))
     ref = _choose(exchange, directory, request, openai.CHAT_FIELDS)
+    request = await _settle(exchange, ref, config, request)
     encoder = openai.chat_encoder(
         request, id=f"chatcmpl-{uuid4().hex}", created=int(time()), model=ref.answers_as(request)
     )
@@ -48,6 +54,26 @@ def _choose(exchange: Exchange, directory: Directory, request: Generate, fields:
     if refusal is not None:
         raise refusal
     return ref
+
+
+async def _settle(exchange: Exchange, ref: Ref, config: Config, request: Chat) -> Chat:
+    """Fetch and check images, once it is known that the backend takes any."""
+    if not has_images(request):
+        return request
+    if Capability.IMAGES not in ref.served.capabilities:  # beside sound, which the backend was chosen for
+        raise GatewayError(Kind.CAPABILITY, f"The model {ref.model!r} does not support images", param="model")
+    outcome: Chat | GatewayError | None = None
+    with anyio.CancelScope() as scope:
+        async with exchange.watching(scope.cancel):
+            try:
+                outcome = await settle_images(request, config.images)
+            except GatewayError as error:  # as a value, since a task group would wrap it
+                outcome = error
+    if outcome is None:
+        raise ClientGoneError
+    if isinstance(outcome, GatewayError):
+        raise outcome
+    return outcome
 
 
 async def _answer(exchange: Exchange, ref: Ref, config: Config, request: Generate, encoder: Encoder) -> None:

@@ -27,7 +27,9 @@ _WORST_FIRST = (
 async def health(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Answer 200 while requests can be answered, 503 while loading or draining."""
     status = directory.status
-    providers = [_provider(framework, directory.list(framework)) for framework in directory.backends]
+    providers = [
+        _provider(framework, directory.list(framework)) for framework in (*directory.backends, *directory.aliases)
+    ]
     body = orjson.dumps({"status": status, "providers": providers})
     await exchange.respond(body, status=200 if status in HEALTHY else 503, headers=[(b"cache-control", b"no-store")])
 

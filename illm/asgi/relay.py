@@ -121,8 +121,8 @@ async def _end_badly(exchange: Exchange, encoder: Encoder, error: GatewayError) 
         await exchange.write(encoder.fail(error), more=False)
 
 
-async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event]:
-    """Wait for a whole reply that is not text (embeddings), and return its events.  Raises as `relay`."""
+async def collect(call: Call | FanOut, exchange: Exchange, *, first: float) -> list[Event]:
+    """Wait for a whole reply, `first` seconds at most, and return its events.  Raises as `relay`."""
     events: list[Event] = []
     error: GatewayError | None = None
     async with exchange.watching(call.leave):
@@ -138,7 +138,7 @@ async def collect(call: Call, exchange: Exchange, *, first: float) -> list[Event
     return events
 
 
-async def _gather(call: Call, events: list[Event]) -> GatewayError | None:
+async def _gather(call: Call | FanOut, events: list[Event]) -> GatewayError | None:
     try:
         while not (events and type(events[-1]) is Done):
             events += await call.reply.take()

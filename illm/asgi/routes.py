@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from illm.actors.directory import Directory
-from illm.asgi import audio, embeddings, generate, health, models
+from illm.asgi import audio, embeddings, generate, health, models, tgi
 from illm.asgi.exchange import Exchange
 from illm.config import Config
 from illm.errors import GatewayError, Kind
@@ -13,7 +13,7 @@ Handler = Callable[[Exchange, Directory, Config], Awaitable[None]]
 
 
 class Route(NamedTuple):
-    """One row: `path` is exact, or a prefix where it ends in a slash; `public` ones need no key."""
+    """One row: `path` is exact, or a prefix where it ends in a slash and is more; `public` ones need no key."""
 
     path: str
     methods: Mapping[str, Handler]
@@ -30,10 +30,15 @@ ROUTES = (
     Route("/v1/models/", {"GET": models.show_model}),
     Route("/models/", {"GET": models.show_model}),
     Route("/healthz", {"GET": health.health}, public=True),
+    Route("/generate", {"POST": tgi.generate}),
+    Route("/generate_stream", {"POST": tgi.generate_stream}),
+    Route("/", {"POST": tgi.compatible}),
+    Route("/info", {"GET": tgi.info}),
+    Route("/health", {"GET": tgi.health}),
 )
 
 _EXACT = {route.path: route for route in ROUTES}
-_PREFIXES = tuple(route for route in ROUTES if route.path.endswith("/"))
+_PREFIXES = tuple(route for route in ROUTES if route.path.endswith("/") and route.path != "/")
 
 
 class MethodNotAllowedError(GatewayError):
@@ -47,7 +52,7 @@ class MethodNotAllowedError(GatewayError):
 def find_route(path: str) -> Route | None:
     """Return the row for a path, if there is one."""
     route = _EXACT.get(path)
-    if route is not None and not path.endswith("/"):
+    if route is not None and route not in _PREFIXES:
         return route
     return next((row for row in _PREFIXES if path.startswith(row.path) and path != row.path), None)
 

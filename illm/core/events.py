@@ -13,12 +13,18 @@ from illm.errors import GatewayError
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One token's natural log-probability (-9999.0 for minus infinity); `raw` is its bytes where known."""
+    """One token's natural log-probability (-9999.0 for minus infinity); `raw` is its bytes where known.
+
+    `id` is its number in the vocabulary, where known; `special` says that it is no part of the text, whatever its own
+    text (the end of the text, say).
+    """
 
     token: str
     logprob: float
     raw: bytes | None = None
     top: "tuple[Logprob, ...]" = ()
+    id: int | None = None
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +71,14 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Choice `index` has ended; `reason` is OpenAI's word (`stop`, `length`, ...)."""
+    """Choice `index` has ended; `reason` is OpenAI's word (`stop`, `length`, ...).
+
+    `stop` is the stop string that ended it, where one did and the backend knows.
+    """
 
     index: int
     reason: str
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

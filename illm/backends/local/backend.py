@@ -23,6 +23,9 @@ CAPABILITIES = {
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
+NAMELESS = frozenset({"tgi", "dummy"})
+"""What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
+
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
@@ -51,7 +54,7 @@ class Local:
         self._config = config
         # By model, so that one whose last thread hangs is not loaded again beside it, whoever asks and how.
         self._slots: WeakValueDictionary[str, Slot] = WeakValueDictionary()
-        chosen = config.framework == self.framework
+        chosen = config.local
         main = _find(config.model, "text") if chosen else None
         said = config.embedding_model != Config.embedding_model
         name = "demo" if chosen and config.model == "demo" and not said else config.embedding_model
@@ -73,6 +76,8 @@ class Local:
 
     def on_demand(self, model: str, need: Capability) -> Served:
         """See `Backend.on_demand`."""
+        if self._config.tgi_local and model in NAMELESS and self._named:
+            return self._named[0]
         if model == self._embedding.served:
             return self._serve(self._embedding, named=False)
         if not self._config.allows(model) or not is_hub_id(model):

@@ -89,6 +89,11 @@ class PromptRenderer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def token(self, token: int) -> str:
+        """Return the text of one token by itself, special ones included."""
+        text: str = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
     def _render(self, turns: list[dict[str, str]]) -> list[int]:
         with self._lock:
             encoded = self._tokenizer.apply_chat_template(

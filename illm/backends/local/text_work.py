@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.engine import RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
-from illm.core.events import Delta, Done, Event, Finish, Usage
+from illm.core.events import Delta, Done, Event, Finish, Logprob, Usage
 from illm.core.requests import Chat, Completion, Request, Sampling
 from illm.errors import GatewayError, Kind
 
@@ -91,6 +91,7 @@ class TextWork:
                         seed=None if sampling.seed is None else sampling.seed + choice,
                         stop=prepared.stops,
                         eos=prepared.eos,
+                        logprobs=sampling.logprobs,
                     )
                 )
         except BaseException as error:
@@ -124,15 +125,26 @@ class TextWork:
         conversation = self._by_sequence[output.id]
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
-        events: list[Event] = [Delta(index, output.text, output.tokens)] if output.text else []
+        logprobs = () if output.score is None else (self._logprob(output.score),)
+        events: list[Event] = [Delta(index, output.text, output.tokens, logprobs)] if output.text or logprobs else []
         if output.finish is not None:
-            events.append(Finish(index, output.finish))
+            events.append(Finish(index, output.finish, output.stop))
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
                 events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
         return tuple(events)
+
+    def _logprob(self, score: Score) -> Logprob:
+        special = score.token in self._model.eos
+        top = tuple(Logprob(self._token(token), logprob, id=token) for token, logprob in score.top)
+        # The end of the text has text of its own, which is no part of the answer.
+        text = self._token(score.token) if special else score.text
+        return Logprob(text, score.logprob, None, top, score.token, special)
+
+    def _token(self, token: int) -> str:
+        return self._model.renderer.token(token)
 
     def _drop(self, conversation: Conversation) -> None:
         for sequence in conversation.sequences:

@@ -48,6 +48,7 @@ class Remote:
                 details=board.describe,
                 lists=partial(_models, board),
                 optional=optional,
+                most_inputs=partial(getattr, upstream.dialect, "most_inputs", None),
             )
             for upstream, board in zip(upstreams, self._boards, strict=True)
         ]
@@ -74,7 +75,9 @@ class Remote:
 
     def default(self, need: Capability) -> str | None:
         """See `Backend.default`."""
-        return next((served.model for served in self._served if need in served.capabilities), self._served[0].model)
+        able = (served.model for served in self._served if need in served.capabilities)
+        # Of what nobody configured the refusal says more than that there is no such model.
+        return next(able, self._served[0].model if self._missing is None else "")
 
 
 def _models(board: Board) -> Sequence[str]:

@@ -50,13 +50,11 @@ class Quirks:
         refused: fields to answer 400 for, with the reason.
         adjust: what else has to change in the body of a chat or completion.
         greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
-        offsets: whether the `text_offset` of its completions can be believed.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
     adjust: Adjust = lambda body, request: None
     greedy_n: bool = True
-    offsets: bool = True
 
 
 @dataclass(kw_only=True)
@@ -106,7 +104,8 @@ class OpenAILike:
         match request:
             case Chat() | Completion():
                 copies = request.sampling.n if self._repeats(request) else 1
-                believed = self.quirks.offsets or request.sampling.logprobs is None or isinstance(request, Chat)
+                # Not every server writes a completion's log-probabilities in the shape that belongs to it.
+                believed = request.sampling.logprobs is None or isinstance(request, Chat)
                 return answer_body(Asked(self.framework, request, copies), headers, relayable=believed)
             case Embed():
                 return EmbeddingAnswer(self.framework, request)

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import orjson
 
+from illm.backends.remote.repair_logprobs import repair_logprobs
 from illm.backends.remote.upstream_errors import complaint_in, nonsense, upstream_error
 from illm.core.events import Usage
 from illm.core.requests import Chat, Completion, Request
@@ -57,6 +58,11 @@ class Asked:
         """OpenAI says `stop`, not `tool_calls`, where the client named the tool."""
         choice = self.request.tool_choice if isinstance(self.request, Chat) else None
         return choice is not None and choice.mode == "named"
+
+    @property
+    def single_call(self) -> bool:
+        """The client can carry out one call at a time; llama.cpp makes several all the same."""
+        return isinstance(self.request, Chat) and not self.request.parallel_tool_calls
 
     @property
     def continuous_usage(self) -> bool:
@@ -186,12 +192,13 @@ def repair_answer(asked: Asked, body: JSON) -> JSON:
     for at, choice in enumerate(choices):
         choice.setdefault("index", at)
         message = choice.get("message")
-        called = isinstance(message, dict) and _repair_message(message)
+        called = isinstance(message, dict) and _repair_message(asked, message)
         choice["finish_reason"] = finish_reason(asked, choice.get("finish_reason"), called=called)
         if choice["finish_reason"] is None:
             raise incomplete(asked)
         choice.setdefault("logprobs", None)
-        repair_offsets(choice, 0)
+        if isinstance(asked.request, Completion):
+            repair_logprobs(choice, 0)
     choices.sort(key=lambda choice: choice["index"])
     if asked.copies > 1:
         body["choices"] = [
@@ -212,21 +219,7 @@ def incomplete(asked: Asked) -> GatewayError:
     return nonsense(asked.framework, "ended before its answer was complete")
 
 
-def repair_offsets(choice: JSON, start: int) -> int:
-    """Count the `text_offset` of a completion's tokens where upstream did not; return where the next token starts."""
-    logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, dict) or not isinstance(logprobs.get("tokens"), list):
-        return start
-    offsets = []
-    for token in logprobs["tokens"]:
-        offsets.append(start)
-        start += len(str(token))
-    if any(offset is None or offset < 0 for offset in logprobs.get("text_offset") or [None]):
-        logprobs["text_offset"] = offsets
-    return start
-
-
-def _repair_message(message: JSON) -> bool:
+def _repair_message(asked: Asked, message: JSON) -> bool:
     reasoning = message.pop("reasoning", None)
     if reasoning and not message.get("reasoning_content"):
         message["reasoning_content"] = reasoning
@@ -234,7 +227,8 @@ def _repair_message(message: JSON) -> bool:
     if not calls:
         message.pop("tool_calls", None)
         return bool(message.get("function_call"))
-    message["tool_calls"] = [_repair_call(call) for call in calls if isinstance(call, dict)]
+    calls = [_repair_call(call) for call in calls if isinstance(call, dict)]
+    message["tool_calls"] = calls[:1] if asked.single_call else calls
     message["content"] = message.get("content") or None
     return True
 

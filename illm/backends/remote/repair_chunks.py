@@ -10,9 +10,9 @@ from illm.backends.remote.repair import (
     gateway_name,
     incomplete,
     read_usage,
-    repair_offsets,
     repair_usage,
 )
+from illm.backends.remote.repair_logprobs import repair_logprobs
 from illm.core.events import Usage
 from illm.core.requests import Chat
 
@@ -92,7 +92,7 @@ class ChunkRepair:
             empty = not self._repair_delta(index, choice)
         else:
             empty = not choice.get("text")
-            self._offsets[index] = repair_offsets(choice, self._offsets.get(index, 0))
+            self._offsets[index] = repair_logprobs(choice, self._offsets.get(index, 0))
         called = bool(self._calls.get(index))
         choice["finish_reason"] = finish_reason(self._asked, choice.get("finish_reason"), called=called)
         if choice["finish_reason"] is not None:
@@ -127,6 +127,8 @@ class ChunkRepair:
         calls = delta.pop("tool_calls", None)
         if calls and isinstance(calls, list):
             fixed = self._calls.setdefault(index, ToolCalls()).repair(calls)
+            if self._asked.single_call:
+                fixed = [call for call in fixed if call["index"] == 0]
             if fixed:
                 delta["tool_calls"] = fixed
         choice["delta"] = delta

@@ -13,4 +13,4 @@ REFUSED = dict.fromkeys(
 def dialect(config: Config) -> Dialect:
     """Return how SGLang is spoken to."""
     # `/health` generates a token and takes a second; this one answers at once.
-    return OpenAILike(framework="sglang", quirks=Quirks(refused=REFUSED, offsets=False), probe_path="/model_info")
+    return OpenAILike(framework="sglang", quirks=Quirks(refused=REFUSED), probe_path="/model_info")

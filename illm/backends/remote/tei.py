@@ -8,6 +8,7 @@ from binascii import Error, a2b_base64
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from msgspec import Struct, field
 
 from illm.backends.remote.tgi import info_model, post
@@ -22,6 +23,8 @@ from illm.core.events import Done, Event, Usage, Vectors
 from illm.core.requests import Embed, Request
 from illm.errors import GatewayError, Kind
 
+DEFAULT_BATCH = 32
+
 
 def dialect(config: Config) -> Dialect:
     """Return how a TEI server is spoken to."""
@@ -29,7 +32,10 @@ def dialect(config: Config) -> Dialect:
 
 
 class TEI:
-    """See `illm.backends.remote.upstream.Dialect`; it answers for the framework `tgi`."""
+    """See `illm.backends.remote.upstream.Dialect`; it answers for the framework `tgi`.
+
+    It refuses more texts at once than it was started for, and says in `/info` how many that are.
+    """
 
     framework = "tgi"
     capabilities = frozenset({Capability.EMBEDDINGS})
@@ -37,6 +43,9 @@ class TEI:
     fans_out = False
     probe_path = "/health"
     models_path = "/info"
+
+    def __init__(self) -> None:
+        self.most_inputs = DEFAULT_BATCH
 
     def outgoing(self, request: Request) -> Outgoing:
         """Translate a request.  Raises as `Dialect.outgoing`."""
@@ -53,6 +62,7 @@ class TEI:
 
     def models(self, body: bytes) -> Sequence[str]:
         """Read `/info`."""
+        self.most_inputs = _batch(body) or self.most_inputs
         return info_model(body)
 
 
@@ -90,6 +100,14 @@ class EmbeddingsBody(WholeBody):
             raise nonsense("tei", "did not send one embedding for each input")
         usage = answer.usage or Counts()
         return (Vectors(tuple(_packed(row.embedding) for row in rows)), Done(Usage(usage.prompt_tokens)))
+
+
+def _batch(info: bytes) -> int | None:
+    try:
+        size = orjson.loads(info).get("max_client_batch_size")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    return size if type(size) is int and size > 0 else None
 
 
 def _body(request: Request) -> Body:

@@ -41,8 +41,13 @@ class ChatBody(WholeBody):
         events: list[Event] = [*joined([*_deltas(text, said.content or "", _scores(choice)), text.close()])]
         for call in said.calls:
             events += calls.read(call)
-        reason = "stop" if text.stopped else finish_reason(choice.finish_reason or "")
-        return [*events, *calls.close(), Finish(0, calls.reason(reason) or reason), Done(_usage(answer.usage, 0))]
+        reason = "stop" if text.hit else finish_reason(choice.finish_reason or "")
+        return [
+            *events,
+            *calls.close(),
+            Finish(0, calls.reason(reason) or reason, text.hit),
+            Done(_usage(answer.usage, 0)),
+        ]
 
 
 class ChatStream(StreamBody):
@@ -91,7 +96,7 @@ class ChatStream(StreamBody):
         said = choice.delta or Said()
         scores = _scores(choice)
         if self._finished:
-            if self._text.stopped and said.content and not self._request.include_usage:
+            if self._text.hit and said.content and not self._request.include_usage:
                 self._over = True
                 out.append(Done(_usage(None, self._tokens)))
             return
@@ -101,7 +106,7 @@ class ChatStream(StreamBody):
         if said.content is not None and not said.calls:
             self._tokens += 1  # one event a token, the empty ones included
             out += _deltas(self._text, said.content, scores)
-        if self._text.stopped:
+        if self._text.hit is not None:
             self._finish("stop", out)
         elif choice.finish_reason:
             self._finish(finish_reason(choice.finish_reason), out)
@@ -112,7 +117,7 @@ class ChatStream(StreamBody):
         if rest is not None:
             out.append(rest)
         out += self._calls.close()
-        out.append(Finish(0, self._calls.reason(reason) or "stop"))
+        out.append(Finish(0, self._calls.reason(reason) or "stop", self._text.hit))
 
 
 def _deltas(text: TokenText, content: str, scores: Sequence[Scored]) -> Sequence[Delta]:

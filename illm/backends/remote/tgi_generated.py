@@ -39,7 +39,7 @@ class GeneratedBody(WholeBody):
         return [
             *_echo(self._request),
             *joined([*deltas, text.close()]),
-            Finish(0, "stop" if text.stopped else finish_reason(details.finish_reason)),
+            Finish(0, "stop" if text.hit else finish_reason(details.finish_reason), text.hit),
             Done(Usage(self._prompt_tokens, details.generated_tokens or self._generated)),
         ]
 
@@ -80,7 +80,7 @@ class GeneratedStream(StreamBody):
             if not self._finished and not token.special:
                 logprob = generated_logprob(token, event.top_tokens) if self._scores else None
                 out.append(self._text.feed(token.text, logprob))
-                if self._text.stopped:
+                if self._text.hit is not None:
                     self._finish("stop", out)
         if self._complete:
             if event.details is None:
@@ -102,7 +102,7 @@ class GeneratedStream(StreamBody):
         rest = self._text.close()
         if rest is not None:
             out.append(rest)
-        out.append(Finish(0, reason))
+        out.append(Finish(0, reason, self._text.hit))
 
 
 def _echo(request: Completion) -> Sequence[Delta]:

@@ -48,9 +48,9 @@ class TokenText:
         self._taken = self._shown = 0  # characters
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string was met."""
-        return self._cutter.hit is not None
+    def hit(self) -> str | None:
+        """The stop string that was met, if one was."""
+        return self._cutter.hit
 
     def feed(self, text: str, logprob: Logprob | None = None) -> Delta:
         """Take one token; return what can be shown now, perhaps no text, but always one token counted."""
@@ -61,7 +61,7 @@ class TokenText:
 
     def close(self) -> Delta | None:
         """Return what was held back, if anything."""
-        delta = self._delta(self._cutter.close(), 0, everything=not self.stopped)
+        delta = self._delta(self._cutter.close(), 0, everything=self.hit is None)
         return delta if delta.text or delta.logprobs else None
 
     def _delta(self, text: str, tokens: int, *, everything: bool = False) -> Delta:

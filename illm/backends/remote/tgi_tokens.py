@@ -46,8 +46,8 @@ def scored(score: Scored) -> Logprob:
 
 def generated_logprob(token: Token, alternatives: Iterable[Token] | None) -> Logprob:
     """Return a token's log-probability as the native endpoints have it."""
-    top = tuple(_logprob(other.text, other.logprob) for other in alternatives or ())
-    return _logprob(token.text, token.logprob, top)
+    top = tuple(_logprob(other.text, other.logprob, id=other.id) for other in alternatives or ())
+    return _logprob(token.text, token.logprob, top, token.id)
 
 
 def joined(deltas: Iterable[Delta | None]) -> Sequence[Delta]:
@@ -109,7 +109,12 @@ class ToolCalls:
         return self._reason if self and given in (None, "stop", "tool_calls") else given
 
 
-def _logprob(token: str, logprob: float | None, top: tuple[Logprob, ...] = ()) -> Logprob:
+def _logprob(
+    token: str,
+    logprob: float | None,
+    top: tuple[Logprob, ...] = (),
+    id: int | None = None,  # noqa: A002 - the wire's word
+) -> Logprob:
     # What is plain ASCII can only be itself; any other text may be a piece of a character, or several put together.
     raw = token.encode() if token.isascii() else None
-    return Logprob(token, MINUS_INFINITY if logprob is None else max(logprob, MINUS_INFINITY), raw, top)
+    return Logprob(token, MINUS_INFINITY if logprob is None else max(logprob, MINUS_INFINITY), raw, top, id)

@@ -39,7 +39,8 @@ class Decoder(Protocol):
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body, cut anywhere, and return what it completes.
 
-        Never raises for what the upstream said: nonsense becomes one `Failed`, after which nothing follows.
+        Never raises for what the upstream said: nonsense becomes one `Failed`, after which nothing follows.  A `Done`
+        here says that nobody wants the rest of the body: the connection is closed, and the server stops its work.
         """
 
     def close(self) -> Sequence[Event]:
@@ -59,6 +60,7 @@ class Dialect(Protocol):
         fans_out: whether `n` choices or several prompts must be asked for one by one.
         probe_path: a GET that costs no generation and answers 200 while the server is well.
         models_path: a GET that lists models.
+        most_inputs: how many texts it embeds at once, where there is such a limit (it may be left out).
     """
 
     framework: str

@@ -35,6 +35,7 @@ REPLACEABLE = frozenset(
 """What another replica may do better.  Not a passed deadline: the client has waited once."""
 
 _PLAIN = (b"", b"identity")
+_LAST = (Done, Failed)
 _BROKE_OFF = "broke off in the middle of its answer"
 
 
@@ -217,7 +218,7 @@ class Worker:
             for step in parser.feed(data) if data else parser.eof(broken=data is None):
                 if isinstance(step, Body):
                     events = decoder.feed(step.data)
-                    if events and type(events[-1]) is Failed:
+                    if events and type(events[-1]) in _LAST:  # whatever the server may still have to say
                         await self._keep_only(parser.reusable)
                         return await self._conclude(job, events)
                     if events:

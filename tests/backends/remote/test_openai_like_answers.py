@@ -414,6 +414,38 @@ def test_a_completions_offsets_are_counted_on_through_a_stream():
     assert [one["choices"][0]["logprobs"]["text_offset"] for one in events(body)] == [[0, 2], [3], [4]]
 
 
+def test_a_completions_logprobs_in_the_shape_of_a_chat_are_put_in_their_own():
+    def piece(*tokens, finish=None):
+        entries = [{"token": one, "logprob": -1.5, "top_logprobs": [{"token": one, "logprob": -1.5}]} for one in tokens]
+        choice = {"index": 0, "text": "".join(tokens), "logprobs": {"content": entries}, "finish_reason": finish}
+        return {**HEAD, "object": "text_completion", "choices": [choice]}
+
+    asked = {"prompt": "?", "logprobs": 1, "model": "m"}
+    raw, _ = decode(parse_completion(asked), json.dumps(piece("ab", "c", finish="stop")).encode(), headers=JSON)
+    assert json.loads(raw.data)["choices"][0]["logprobs"] == {
+        "tokens": ["ab", "c"],
+        "token_logprobs": [-1.5, -1.5],
+        "top_logprobs": [{"ab": -1.5}, {"c": -1.5}],
+        "text_offset": [0, 2],
+    }
+    body = stream(parse_completion({**asked, "stream": True}), piece("ab"), piece("c", finish="stop"))
+    assert [one["choices"][0]["logprobs"]["text_offset"] for one in events(body)] == [[0], [2]]
+
+
+def test_a_client_that_wants_one_call_gets_one():
+    calls = [{"index": at, "id": f"t{at}", "function": {"name": "get", "arguments": "{}"}} for at in range(2)]
+    one = {"tools": [TOOL], "parallel_tool_calls": False}
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    body = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}).encode()
+    for fields, expected in ((one, ["t0"]), ({"tools": [TOOL]}, ["t0", "t1"])):
+        raw, _ = decode(request(stream=False, **fields), body, headers=JSON)
+        assert [call["id"] for call in json.loads(raw.data)["choices"][0]["message"]["tool_calls"]] == expected
+        chunks = [chunk({"tool_calls": [call]}) for call in calls]
+        streamed = events(stream(request(**fields), *chunks, chunk(finish="tool_calls")))
+        deltas = [choice["delta"].get("tool_calls", []) for one_chunk in streamed for choice in one_chunk["choices"]]
+        assert [call["id"] for delta in deltas for call in delta] == expected
+
+
 EMBED = parse_embeddings({"input": "x", "model": "e"})
 
 

@@ -1,5 +1,7 @@
 """TGI's answers repaired: cut at every byte they come out the same, and none that breaks off looks complete."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -87,6 +89,10 @@ def read(request, *pieces: bytes, status=200, headers=None):
     return normal(events + list(decoder.close()))
 
 
+def anonymous(logprob: Logprob) -> Logprob:
+    return replace(logprob, id=None, top=tuple(map(anonymous, logprob.top)))
+
+
 def normal(events):
     """Join neighbours, as a reader of the reply may find them, and forget ids, which are random."""
     joined = []
@@ -96,10 +102,12 @@ def normal(events):
             case Delta(text="", logprobs=()):
                 continue
             case Delta():
-                event = Delta(event.index, event.text, 0, event.logprobs)
+                event = Delta(event.index, event.text, 0, tuple(map(anonymous, event.logprobs)))
                 if isinstance(last, Delta):
                     joined[-1] = Delta(0, last.text + event.text, 0, last.logprobs + event.logprobs)
                     continue
+            case Finish():
+                event = Finish(event.index, event.reason)
             case ToolDelta(id=str() as given):
                 assert given == "ID" or given.startswith("call_")
                 event = ToolDelta(event.index, event.call, event.arguments, "ID", event.name)
@@ -531,3 +539,12 @@ def test_every_token_counts_and_so_does_the_last():
     decoder.start(200, {})
     events = decoder.feed(says("a") + says("b") + chunk(reason="stop"))
     assert sum(event.tokens for event in events if isinstance(event, Delta)) == 3
+
+
+def test_tokens_have_their_numbers_and_an_end_its_stop_string():
+    decoder = TGI().decoder(completion(stop=("END",), logprobs=1))
+    decoder.start(200, {})
+    events = decoder.feed(token(1, "Blue", top=["Red"]) + token(2, "END", final="BlueEND", reason="stop_sequence"))
+    [logprob] = [logprob for event in events if isinstance(event, Delta) for logprob in event.logprobs]
+    assert (logprob.id, logprob.top[0].id) == (7, 7)
+    assert Finish(0, "stop", "END") in events

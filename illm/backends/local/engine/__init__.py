@@ -11,20 +11,29 @@ outputs on.  Nothing here knows about chats, actors or HTTP.
 
 Which file has which idea: `sequence` what is asked and how far it got, `scheduler` which tokens run next, `blocks` who
 holds which piece of KV memory, `kv` the memory itself, `attention` how packed tokens of many sequences look only at
-their own past, `runner` one forward, `sampler` logits to ids, `packed` faster linear layers, `architecture` which
-models this can drive, `selfcheck` whether it drives this one rightly.
+their own past, `runner` one forward, `sampler` logits to ids, `scores` how likely those were, `packed` faster linear
+layers, `architecture` which models this can drive, `selfcheck` whether it drives this one rightly.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.engine.architecture import UnsupportedModel, supports
-from illm.backends.local.engine.sequence import RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.sequence import RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.engine.stats import Stats
 
 if TYPE_CHECKING:
     from illm.backends.local.engine.engine import Engine
 
-__all__ = ["Engine", "RequestTooLarge", "SequenceOutput", "SequenceRequest", "Stats", "UnsupportedModel", "supports"]
+__all__ = [
+    "Engine",
+    "RequestTooLarge",
+    "Score",
+    "SequenceOutput",
+    "SequenceRequest",
+    "Stats",
+    "UnsupportedModel",
+    "supports",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from illm.backends.local.engine.packed import pack
 from illm.backends.local.engine.runner import Runner
 from illm.backends.local.engine.sampler import sample
 from illm.backends.local.engine.scheduler import Scheduler
+from illm.backends.local.engine.scores import score
 from illm.backends.local.engine.sequence import LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.engine.stats import Stats
 
@@ -144,8 +145,10 @@ class Engine:
             self._recomputed += fresh - start
             self._prompt_tokens += max(0, min(start + size, len(sequence.request.prompt)) - fresh)
         outputs = []
-        for sequence, token in zip(sampling, sample(logits, sampling) if sampling else [], strict=True):
-            output = sequence.accept(token)
+        tokens = sample(logits, sampling) if sampling else []
+        scores = score(logits, sampling, tokens)
+        for sequence, token, known in zip(sampling, tokens, scores, strict=True):
+            output = sequence.accept(token, known)
             self._generated += 1
             if output.finish is not None:
                 del self._sequences[output.id]

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from illm.core.detokenizer import Detokenizer
 from illm.core.stops import StopCutter
@@ -28,6 +28,7 @@ class SequenceRequest:
         seed: makes the sequence repeatable whatever runs beside it.
         stop: strings that end the text and are not shown.
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
+        logprobs: how many alternatives to score beside each token; None to score nothing.
 
     Raises:
         ValueError: a value is out of range.
@@ -43,6 +44,7 @@ class SequenceRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     eos: frozenset[int] = frozenset()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -58,6 +60,23 @@ class SequenceRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """One chosen token and how likely it was.
+
+    Args:
+        token: its id.
+        logprob: natural logarithm of its probability.
+        top: ids and logarithms of the likeliest tokens, falling.
+        text: what it completed, before anything was cut away at a stop string; filled in when it is accepted.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceOutput:
     """What one step added to one sequence.
 
@@ -66,12 +85,16 @@ class SequenceOutput:
         text: may be empty while a character or a possible stop string is undecided.
         tokens: new tokens in this step, the end-of-text token included.
         finish: "stop" or "length" with the last output, None before.
+        stop: the stop string that was met, with the last output.
+        score: of the token, where the request wants it.
     """
 
     id: int
     text: str
     tokens: int
     finish: str | None
+    stop: str | None = None
+    score: Score | None = None
 
 
 class LiveSequence:
@@ -108,18 +131,26 @@ class LiveSequence:
         """Return the next number of the sequence's own stream, uniform in [0, 1)."""
         return self._rng.random()
 
-    def accept(self, token: int) -> SequenceOutput:
-        """Append a sampled token and return what may be shown of it."""
+    def accept(self, token: int, score: Score | None = None) -> SequenceOutput:
+        """Append a sampled token and return what may be shown of it, beside its score if it has one."""
         self.tokens.append(token)
+        finish: str | None = None
         if token in self.request.eos:
-            return self._output(self._finish(self._detokenizer.close()), "stop")
-        text = self._detokenizer.feed((token,))
-        if self.generated == self.request.max_new_tokens:
-            return self._output(self._finish(text + self._detokenizer.close()), "length")
-        return self._output(self._cutter.feed(text), None)
+            text, finish = self._detokenizer.close(), "stop"
+        else:
+            text = self._detokenizer.feed((token,))
+            if self.generated == self.request.max_new_tokens:
+                text, finish = text + self._detokenizer.close(), "length"
+        shown = self._cutter.feed(text) if finish is None else self._finish(text)
+        hit = self._cutter.hit
+        return SequenceOutput(
+            self.request.id,
+            shown,
+            1,
+            "stop" if hit is not None else finish,
+            hit,
+            None if score is None else replace(score, text=text),
+        )
 
     def _finish(self, text: str) -> str:
         return self._cutter.feed(text) + self._cutter.close()
-
-    def _output(self, text: str, finish: str | None) -> SequenceOutput:
-        return SequenceOutput(self.request.id, text, 1, "stop" if self._cutter.hit is not None else finish)
