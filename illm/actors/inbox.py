@@ -1,15 +1,16 @@
-"""An actor's mailbox: admission in front, a line behind it.
+"""An actor's mailbox: a memory channel with admission in front.
 
-Bounded by the calls that still matter: one that left while it waited is gone at once.  That, and that nothing is ever
-in the hands of a receiver that may be cancelled, is why this is a dict in order of arrival and an event, and not a
-memory channel.  Everything here is synchronous but the waiting itself, so no lock is needed.
+The channel carries the calls; the ledger beside it says which of them still wait.  Only those count for admission: a
+call that left is off the ledger at once, is skipped when its turn comes, and is swept out of the channel when such
+dead weight outgrows the limit.  Everything here is synchronous but the waiting itself, so no lock is needed.
 """
 
+import math
 from collections.abc import Callable
 from time import monotonic
 
 import anyio
-import anyio.lowlevel
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from illm.actors.call import Call, unraised
 from illm.core.requests import Request
@@ -36,8 +37,9 @@ class Inbox:
         self.closed: GatewayError | None = None
         self.direct: Callable[[Call], bool] | None = None
         self.down: GatewayError | None = None
-        self._waiting: dict[Call, None] = {}
-        self._filled: anyio.Event | None = None
+        self._waiting: set[Call] = set()
+        # Made when first used: a mailbox that nobody ever wrote to has nothing that must be closed.
+        self._channel: tuple[MemoryObjectSendStream[Call], MemoryObjectReceiveStream[Call]] | None = None
 
     @property
     def waiting(self) -> int:
@@ -59,29 +61,32 @@ class Inbox:
             return call
         if self.waiting >= self.limit:
             raise GatewayError(Kind.OVERLOADED, f"The backend is overloaded: {self.waiting} requests are waiting")
-        self._waiting[call] = None
-        if self._filled is not None:
-            self._filled.set()
-            self._filled = None
+        self._waiting.add(call)
+        self._halves()[0].send_nowait(call)
         return call
 
     async def take(self) -> Call:
-        """Wait for the next call, in order of arrival.  Always a checkpoint; cancelled, it has taken nothing."""
-        await anyio.lowlevel.checkpoint()
-        while (call := self.take_nowait()) is None:
-            if self._filled is None:
-                self._filled = anyio.Event()
-            await self._filled.wait()
-        return call
+        """Wait for the next call, in order of arrival.  Always a checkpoint; cancelled, it has taken nothing.
+
+        On a closed mailbox it waits to be cancelled: the actor's owner closes, and ends it.
+        """
+        try:
+            receive = self._halves()[1]
+            while True:
+                call = await receive.receive()
+                if self._hand_over(call):
+                    return call
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            await anyio.sleep_forever()
+            raise AssertionError("slept for ever") from None
 
     def take_nowait(self) -> Call | None:
         """Return the next call, or None where nobody waits."""
-        call = next(iter(self._waiting), None)
-        if call is not None:
-            del self._waiting[call]
-            call.taken_at = monotonic()
-            self.active.add(call)
-        return call
+        while self._waiting and self._channel is not None:
+            call = self._channel[1].receive_nowait()
+            if self._hand_over(call):
+                return call
+        return None
 
     def refuse(self, error: GatewayError) -> None:
         """Answer everyone who waits with `error`."""
@@ -100,6 +105,9 @@ class Inbox:
         self.refuse(error)
         for call in tuple(self.active):
             call.fail(unraised(error))
+        if self._channel is not None:
+            for half in self._channel:
+                half.close()
 
     def finished(self, call: Call) -> None:
         """See `Owner`."""
@@ -107,4 +115,34 @@ class Inbox:
 
     def withdrawn(self, call: Call) -> None:
         """See `Owner`."""
-        del self._waiting[call]
+        self._waiting.discard(call)
+        if self._channel is not None and self.closed is None:
+            receive = self._channel[1]
+            if receive.statistics().current_buffer_used > self.limit + len(self._waiting):
+                self._sweep(*self._channel)
+
+    def __del__(self) -> None:
+        # A mailbox dropped with its loop, or never served at all: nobody is left who could be waiting.
+        for half in self._channel or ():
+            half.close()
+
+    def _halves(self) -> tuple[MemoryObjectSendStream[Call], MemoryObjectReceiveStream[Call]]:
+        if self._channel is None:
+            send, receive = anyio.create_memory_object_stream[Call](math.inf)
+            self._channel = send, receive
+        return self._channel
+
+    def _hand_over(self, call: Call) -> bool:
+        if call not in self._waiting:
+            return False
+        self._waiting.remove(call)
+        call.taken_at = monotonic()
+        self.active.add(call)
+        return True
+
+    def _sweep(self, send: MemoryObjectSendStream[Call], receive: MemoryObjectReceiveStream[Call]) -> None:
+        """Leave only those in the channel who still wait, in their order."""
+        for _ in range(receive.statistics().current_buffer_used):
+            call = receive.receive_nowait()
+            if call in self._waiting:
+                send.send_nowait(call)

@@ -10,6 +10,8 @@ from illm.actors.inbox import Inbox
 from illm.core.events import Failed
 from illm.errors import GatewayError, Kind
 
+pytestmark = pytest.mark.usefixtures("stray_mailboxes")
+
 LIMIT = 3
 
 

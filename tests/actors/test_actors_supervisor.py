@@ -15,7 +15,7 @@ from illm.actors.supervisor import Policy, supervise
 from illm.core.events import Delta, Failed
 from illm.errors import GatewayError, Kind
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stray_mailboxes")]
 
 
 async def take_and_crash(inbox: Inbox, ready: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from acting import a_ref, crash, echo
 from illm.actors.ref import State
 from illm.actors.supervisor import Policy, supervise
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("stray_mailboxes")]
 
 
 async def test_backoff_doubles_then_quarantine_then_another_try(autojump_clock):

@@ -11,7 +11,7 @@ from illm.actors.supervisor import supervise
 from illm.core.events import Delta, Failed
 from illm.errors import GatewayError, Kind
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stray_mailboxes")]
 
 
 class Tasks(TaskActor):

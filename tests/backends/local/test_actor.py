@@ -18,7 +18,7 @@ from illm.errors import GatewayError, Kind
 
 from .fakes import DONE, PATIENCE, Letters, Model, chat
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stray_mailboxes")]
 
 EAGER = Policy(intensity=2, period=1000, backoff=0)
 

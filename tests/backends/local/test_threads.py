@@ -15,6 +15,8 @@ from illm.errors import GatewayError, Kind
 
 from .fakes import DONE, PATIENCE, Letters, chat
 
+pytestmark = pytest.mark.usefixtures("stray_mailboxes")
+
 
 class Loop:
     """What a loop is to the threads: a queue of callbacks, run by the test."""
