@@ -97,6 +97,16 @@ def test_every_request_field_is_listed():
     assert set(tables("api.md", "Field")) == parameters.EVERY_FIELD | set(parameters.OPTIONAL)
 
 
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "tgi", "ollama"])
+def test_what_each_backend_honours_is_listed(framework):
+    rows = {plain(name): honoured for name, honoured in table("api.md", "Backend")}
+    [served, *_] = build_directory(Config(**{f"{framework}_base_url": ("http://h",)})).backends[framework].named()
+    if parameters.ANYTHING in served.supported:
+        assert rows[framework].startswith("every field")
+    else:
+        assert set(re.findall(r"`(\w+)`", rows[framework])) == served.supported
+
+
 def test_the_ignored_fields_are_listed():
     section = (DOCS / "api.md").read_text(encoding="utf-8").partition("accepted and ignored")[2].partition("###")[0]
     assert set(re.findall(r"`(\w+)`", section)) == parameters.BOOKKEEPING
