@@ -25,7 +25,7 @@ MAY_IMPORT = {
         "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.http11",
         "anyio", "msgspec", "orjson",
     },
-    "media": {"illm.core", "illm.errors", "httpx", "PIL"},
+    "media": {"illm.core", "illm.errors", "anyio", "httpx"},
     "asgi": {
         "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.media", "anyio", "orjson",
     },

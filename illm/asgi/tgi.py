@@ -7,7 +7,7 @@ Mistakes of the client's get a status of their own in streams too, where TGI its
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-import illm
+from illm import __version__
 from illm.actors import fan_out
 from illm.actors.directory import Directory
 from illm.actors.ref import Ref, State
@@ -79,7 +79,7 @@ async def info(exchange: Exchange, directory: Directory, config: Config) -> None
         model=ref.models[0],
         context=context if isinstance(context, int) else None,
         concurrent=config.max_queue,
-        version=illm.__version__,
+        version=__version__,
     )
     await exchange.respond(body)
 

@@ -51,7 +51,7 @@ def read_hosts(entries: Iterable[str]) -> tuple[frozenset[str], tuple[Network, .
             networks.append(ip_network(entry))
         except ValueError:
             if not entry.isascii() or set(entry) & set("/:@[]*% ") or _numeric(entry):
-                raise ValueError(f"{entry!r} is no network, address or host name") from None
+                raise ValueError(f"{entry!r} must be a network, an address or a host name") from None
             names.add(entry.lower().removesuffix("."))
     return frozenset(names), tuple(networks)
 

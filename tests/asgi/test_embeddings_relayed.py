@@ -4,13 +4,13 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+from backends.remote.tei_server import running_tei
 
 from illm.actors.directory import Directory
 from illm.actors.ref import State
 from illm.asgi.app import Gateway
 from illm.backends.remote.plan import plan_remote
 from illm.config import Config
-from tests.backends.remote.tei_server import running_tei
 
 pytestmark = pytest.mark.anyio
 

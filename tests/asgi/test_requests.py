@@ -117,7 +117,7 @@ async def test_a_body_in_pieces_is_read(make_app):
     assert talk.json["choices"][0]["message"]["content"] == "hi"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/models/", "/models/", "/v1/chat/completions/", "/nothing"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/models/", "/models/", "/v1/chat/completions/", "/nothing"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_unknown_path_is_a_404(make_app, method, path):
     async with driving(make_app()) as driver:

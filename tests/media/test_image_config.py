@@ -4,6 +4,7 @@ import subprocess
 import sys
 from ipaddress import ip_network
 
+import certifi
 import pytest
 
 from illm.config import load
@@ -25,7 +26,7 @@ def test_everything_can_be_said():
         "ILLM_MAX_IMAGE_PIXELS": "4000",
         "ILLM_IMAGE_TIMEOUT": "1.5",
         "ILLM_MAX_IMAGE_FETCHES": "5",
-        "ILLM_IMAGE_CA_FILE": __file__,
+        "ILLM_IMAGE_CA_FILE": certifi.where(),
     }
     assert load(said).images == ImagePolicy(
         hosts=frozenset({"images.internal"}),
@@ -37,7 +38,7 @@ def test_everything_can_be_said():
         max_pixels=4000,
         timeout=1.5,
         max_fetches=5,
-        ca_file=__file__,
+        ca_file=certifi.where(),
     )
 
 

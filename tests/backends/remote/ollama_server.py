@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from tests.backends.remote.ollama_rules import CHECKS, Refusal, check_model
+from backends.remote.ollama_rules import CHECKS, Refusal, check_model
 
 WHEN = "2026-08-21T10:00:00.123456789Z"
 

@@ -9,14 +9,8 @@ import pytest
 import trustme
 from anyio.abc import ByteStream, SocketAttribute
 
-from illm.backends.remote import connection as connection_module
-from illm.backends.remote.address import parse_address
-from illm.backends.remote.connection import UnreachableError, connect
-from illm.backends.remote.server import Server, trust
-from illm.core.events import Delta, Done, Failed
-from illm.errors import Kind
-from tests.backends.remote.echo import answer, failure, running, text
-from tests.backends.remote.fake_server import (
+from backends.remote.echo import answer, failure, running, text
+from backends.remote.fake_server import (
     CLOSE,
     RESET,
     chunk,
@@ -25,6 +19,12 @@ from tests.backends.remote.fake_server import (
     pieces,
     response,
 )
+from illm.backends.remote import connection as connection_module
+from illm.backends.remote.address import parse_address
+from illm.backends.remote.connection import UnreachableError, connect
+from illm.backends.remote.server import Server, trust
+from illm.core.events import Delta, Done, Failed
+from illm.errors import Kind
 
 pytestmark = pytest.mark.anyio
 

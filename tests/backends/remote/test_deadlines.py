@@ -4,13 +4,13 @@ import anyio
 import pytest
 import trio.testing
 
+from backends.remote.echo import answer, ask, failure, running, text
+from backends.remote.fake_server import STALL, chunk, fake_server, head, response
+from backends.remote.memory import Network
 from illm.backends.remote import probe, workers
 from illm.backends.remote.deadlines import Deadline, Phase, Timeouts
 from illm.core.events import Delta, Failed
 from illm.errors import Kind
-from tests.backends.remote.echo import answer, ask, failure, running, text
-from tests.backends.remote.fake_server import STALL, chunk, fake_server, head, response
-from tests.backends.remote.memory import Network
 
 CASES = {
     "first byte": ("first_byte", [STALL], Kind.TIMEOUT, "did not begin"),

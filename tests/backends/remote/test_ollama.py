@@ -6,12 +6,12 @@ from http.client import HTTPConnection
 
 import pytest
 
+from backends.remote.ollama_server import Says, running_ollama
 from illm.backends.remote.ollama import OllamaDialect, dialect
 from illm.config import Config
 from illm.core.events import Delta, Done, Failed, Finish, Reasoning, ToolDelta, Usage, Vectors
 from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings
 from illm.errors import GatewayError, Kind
-from tests.backends.remote.ollama_server import Says, running_ollama
 
 PNG = b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 16).decode()
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}

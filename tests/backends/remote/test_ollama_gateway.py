@@ -10,12 +10,12 @@ import httpx
 import orjson
 import pytest
 
+from backends.remote.ollama_server import Says, running_ollama
 from illm.actors.directory import Directory
 from illm.actors.ref import State
 from illm.asgi.app import Gateway
 from illm.backends.remote.plan import plan_remote
 from illm.config import Config
-from tests.backends.remote.ollama_server import Says, running_ollama
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ from base64 import b64encode
 
 import pytest
 
-from tests.backends.remote.ollama_server import Says, running_ollama
+from backends.remote.ollama_server import Says, running_ollama
 
 ollama_client = pytest.importorskip("ollama")
 

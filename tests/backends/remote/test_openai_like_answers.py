@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from backends.remote.recordings import events
 from illm.backends.remote import sglang, vllm
 from illm.backends.remote.relay import StreamAnswer
 from illm.config import Config
 from illm.core.events import Delta, Done, Failed, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage
 from illm.dialects.openai import chat_encoder, parse_chat, parse_completion, parse_embeddings
 from illm.errors import Kind
-from tests.backends.remote.recordings import events
 
 VLLM, SGLANG = vllm.dialect(Config()), sglang.dialect(Config())
 HEAD = {"id": "c-1", "object": "chat.completion.chunk", "created": 5, "model": "m"}

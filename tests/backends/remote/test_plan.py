@@ -4,6 +4,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from backends.remote.echo import EchoDialect, ask, text, upstream
+from backends.remote.fake_server import fake_server, response
 from illm.actors.directory import Directory
 from illm.actors.ref import State
 from illm.backends.remote.backend import Remote
@@ -12,8 +14,6 @@ from illm.config import Config, load
 from illm.core.capabilities import Capability
 from illm.core.requests import Embed
 from illm.errors import ConfigError, GatewayError, Kind
-from tests.backends.remote.echo import EchoDialect, ask, text, upstream
-from tests.backends.remote.fake_server import fake_server, response
 
 pytestmark = pytest.mark.anyio
 

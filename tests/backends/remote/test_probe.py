@@ -8,14 +8,14 @@ import anyio.lowlevel
 import pytest
 import trio
 
+from backends.remote.echo import ask, failure, running, text
+from backends.remote.fake_server import CLOSE, RESET, STALL, fake_server, head, response
+from backends.remote.memory import Network
 from illm.backends.remote import probe, workers
 from illm.backends.remote.connection import UnreachableError
 from illm.backends.remote.health import PERIOD, Health
 from illm.backends.remote.pool import Pool
 from illm.errors import GatewayError, Kind
-from tests.backends.remote.echo import ask, failure, running, text
-from tests.backends.remote.fake_server import CLOSE, RESET, STALL, fake_server, head, response
-from tests.backends.remote.memory import Network
 
 OK = response(b"fine")
 

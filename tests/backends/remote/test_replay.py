@@ -10,12 +10,12 @@ import random
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from backends.remote.recordings import cases, events, read
 from illm.backends.remote import sglang, vllm
 from illm.config import Config
 from illm.core.events import Done, Failed, Raw
 from illm.dialects import openai
 from illm.errors import GatewayError, Kind
-from tests.backends.remote.recordings import cases, events, read
 
 DIALECTS = {
     "vllm": vllm.dialect(Config()),

@@ -6,11 +6,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from backends.remote.echo import answer, ask, failure, running, text
+from backends.remote.fake_server import CLOSE, RESET, STALL, chunk, fake_server, head, response
 from illm.backends.remote.replicas import pick
 from illm.core.events import Delta, Failed
 from illm.errors import Kind
-from tests.backends.remote.echo import answer, ask, failure, running, text
-from tests.backends.remote.fake_server import CLOSE, RESET, STALL, chunk, fake_server, head, response
 
 OK = response(b"fine")
 

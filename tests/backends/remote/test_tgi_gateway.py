@@ -11,14 +11,14 @@ import httpx
 import orjson
 import pytest
 
+from backends.remote.fake_server import STALL, fake_server, head, response
+from backends.remote.tei_server import running_tei
+from backends.remote.tgi_server import Says, running_tgi
 from illm.actors.directory import Directory
 from illm.actors.ref import State
 from illm.asgi.app import Gateway
 from illm.backends.remote.plan import plan_remote
 from illm.config import Config
-from tests.backends.remote.fake_server import STALL, fake_server, head, response
-from tests.backends.remote.tei_server import running_tei
-from tests.backends.remote.tgi_server import Says, running_tgi
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.backends.remote.tgi_server import Says, running_tgi
+from backends.remote.tgi_server import Says, running_tgi
 
 hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")

@@ -4,12 +4,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from backends.remote.echo import answer, ask, failure, running, text
+from backends.remote.fake_server import RESET, STALL, chunk, fake_server, head, response
 from illm.actors.ref import Ref
 from illm.backends.remote import workers as workers_module
 from illm.core.events import Delta, Done, Event, Failed
 from illm.errors import GatewayError, Kind
-from tests.backends.remote.echo import answer, ask, failure, running, text
-from tests.backends.remote.fake_server import RESET, STALL, chunk, fake_server, head, response
 
 pytestmark = pytest.mark.anyio
 

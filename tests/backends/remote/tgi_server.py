@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from tests.backends.remote.tgi_rules import (
+from backends.remote.tgi_rules import (
     CONTEXT,
     IMAGE,
     Refusal,
