@@ -427,3 +427,23 @@ def test_a_chat_with_an_embedder_is_refused(client, model):
     with pytest.raises(openai.APIStatusError) as raised:
         client.chat.completions.create(model=model, **PLAIN)
     assert raised.value.status_code in (400, 404, 422)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_ollama_dialect_against_the_api_that_sglang_copies(loop):
+    if (SERVER, KIND) != ("sglang", "text"):
+        pytest.skip("a second implementation of Ollama's protocol is in SGLang")
+    environment = {**os.environ, "ILLM_FRAMEWORK": "ollama", "ILLM_OLLAMA_BASE_URL": configured("sglang")}
+    with (
+        served(environment, loop) as url,
+        openai.OpenAI(base_url=url, api_key="any", max_retries=0, timeout=300) as client,
+    ):
+        asked = {"model": "gemma", **PLAIN, "extra_body": {"framework": "ollama"}}
+        answer = client.chat.completions.create(**asked)
+        assert answer.choices[0].message.content.lstrip() == "The capital of France is Paris."
+        assert answer.usage.completion_tokens > 0
+        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+        streamed = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        assert streamed == answer.choices[0].message.content
+        assert [chunk.usage for chunk in chunks if chunk.usage] == [chunks[-1].usage]
+        assert "gemma" in [model.id for model in client.models.list(extra_query={"framework": "ollama"})]
