@@ -124,7 +124,9 @@ def finish_reason(asked: Asked, reason: Any, *, called: bool) -> str | None:
     if reason in FAILURES:
         raise nonsense(asked.framework, "broke off the answer")
     known = REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
-    return "tool_calls" if called and known == "stop" and not asked.named_tool else known
+    if called and known in ("stop", "tool_calls"):
+        return "stop" if asked.named_tool else "tool_calls"
+    return known
 
 
 class ToolCalls:

@@ -1,0 +1,20 @@
+"""llama.cpp's server, by way of `xllamacpp`: up within seconds, and the cheapest OpenAI-style server there is."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.real.launch import Launch, main
+from tests.real.models import NAME, TEMPLATE, text_file
+
+
+def _command(python: str, port: int, embeddings: bool) -> Sequence[str]:
+    program = Path(__file__).with_name("llamacpp_server.py")
+    # -P: this directory has modules that are called what the servers' own packages are called.
+    return [python, "-P", str(program), str(text_file()), NAME, str(TEMPLATE), str(port), str(int(embeddings))]
+
+
+LAUNCH = Launch(name="llamacpp", framework="vllm", command=_command)
+
+if __name__ == "__main__":
+    sys.exit(main(LAUNCH))

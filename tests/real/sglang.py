@@ -1,0 +1,28 @@
+"""SGLang on the CPU."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.real.launch import HOST, Launch, main
+from tests.real.models import EMBEDDER, NAME, TEMPLATE, embedder_directory, text_directory
+
+COMMON = (
+    *("--host", HOST, "--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
+    *("--dtype", "bfloat16", "--max-running-requests", "16", "--max-total-tokens", "16384"),
+    *("--disable-cuda-graph", "--disable-overlap-schedule", "--sleep-on-idle"),
+)
+
+
+def _command(python: str, port: int, embeddings: bool) -> Sequence[str]:
+    start = (str(Path(python).with_name("sglang")), "serve", "--port", str(port), *COMMON)
+    if embeddings:
+        return [*start, "--model-path", str(embedder_directory()), "--served-model-name", EMBEDDER, "--is-embedding"]
+    model = ("--model-path", str(text_directory()), "--served-model-name", NAME, "--context-length", "2048")
+    return [*start, *model, "--chat-template", str(TEMPLATE), "--tool-call-parser", "qwen25"]
+
+
+LAUNCH = Launch(name="sglang", framework="sglang", command=_command, environment={"OMP_NUM_THREADS": "2"})
+
+if __name__ == "__main__":
+    sys.exit(main(LAUNCH))
