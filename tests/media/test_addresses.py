@@ -128,5 +128,5 @@ def test_what_the_operator_allows(entry, host, address, allowed):
     "entry", ["10.0.0.0/33", "10.0.0.1/8", "10.0.0", "http://x", "x:80", "*.x", "a b", "a@b", "ü.example"]
 )
 def test_what_the_operator_cannot_mean(entry):
-    with pytest.raises(ValueError, match="no network, address or host name"):
+    with pytest.raises(ValueError, match="must be a network, an address or a host name"):
         read_hosts([entry])
