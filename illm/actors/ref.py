@@ -126,12 +126,16 @@ class Ref:
         """
         if self.state is State.IDLE:
             self._start(self)
+        self.check()
+        self.used_at = monotonic()
+        return self.inbox.admit(request)
+
+    def check(self) -> None:
+        """Raise what a call would be refused with now, if it would: before work that is only done for the call."""
         refusal = self._refusal()
         if refusal is not None:
             # One exception may refuse many requests, and would collect the traceback of each.
             raise refusal.with_traceback(None)
-        self.used_at = monotonic()
-        return self.inbox.admit(request)
 
     @property
     def busy(self) -> bool:

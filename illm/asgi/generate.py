@@ -8,7 +8,7 @@ import anyio
 
 from illm.actors import fan_out
 from illm.actors.directory import Directory
-from illm.actors.ref import Ref
+from illm.actors.ref import Ref, State
 from illm.asgi.exchange import ClientGoneError, Exchange
 from illm.asgi.json_request import read_json
 from illm.asgi.relay import Encoder, relay
@@ -62,6 +62,8 @@ async def _settle(exchange: Exchange, ref: Ref, config: Config, request: Chat) -
         return request
     if Capability.IMAGES not in ref.served.capabilities:  # beside sound, which the backend was chosen for
         raise GatewayError(Kind.CAPABILITY, f"The model {ref.model!r} does not support images", param="model")
+    if ref.state in (State.DOWN, State.FAILED):  # one that only starts may be ready by then
+        ref.check()
     outcome: Chat | GatewayError | None = None
     with anyio.CancelScope() as scope:
         async with exchange.watching(scope.cancel):

@@ -12,7 +12,7 @@ from backends.remote.fake_server import STALL, fake_server, response
 
 from illm.actors.directory import Directory
 from illm.actors.ref import Served
-from illm.asgi.app import Gateway
+from illm.asgi.app import Gateway, create_app
 from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.core.requests import Image, Text
@@ -96,6 +96,22 @@ async def test_a_backend_that_sees_nothing_fetches_nothing(also):
     assert (status, error["type"]) == (422, "CapabilityNotSupported")
     assert "images" in error["message"]
     assert script.requests == []
+
+
+async def test_nothing_is_fetched_for_a_backend_that_is_down():
+    async with fake_server(probe=[response(png())]) as server, fake_server() as gone:
+        address = gone.url
+        await gone.stop()
+        port = urlsplit(server.url).port
+        config = Config(
+            framework="vllm", vllm_base_url=(address,), allow_image_hosts=("127.0.0.1",), allow_image_ports=(port,)
+        )
+        async with serving(create_app(config)) as client:
+            answer = await client.post("/v1/chat/completions", json=asking(part(server.url)))
+            while answer.json()["error"]["code"] == "not_ready":  # the first probe has not come back yet
+                answer = await client.post("/v1/chat/completions", json=asking(part(server.url)))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "backend_unavailable")
+        assert server.accepted == 0
 
 
 async def test_who_leaves_takes_the_fetch_along():
