@@ -13,11 +13,14 @@ COMMON = (
     *("--disable-cuda-graph", "--disable-overlap-schedule", "--sleep-on-idle"),
 )
 
+# An encoder looks both ways: what it made of a text's beginning must not be reused for another text.
+EMBEDDING = ("--is-embedding", "--disable-radix-cache")
+
 
 def _command(python: str, port: int, embeddings: bool) -> Sequence[str]:
     start = (str(Path(python).with_name("sglang")), "serve", "--port", str(port), *COMMON)
     if embeddings:
-        return [*start, "--model-path", str(embedder_directory()), "--served-model-name", EMBEDDER, "--is-embedding"]
+        return [*start, "--model-path", str(embedder_directory()), "--served-model-name", EMBEDDER, *EMBEDDING]
     model = ("--model-path", str(text_directory()), "--served-model-name", NAME, "--context-length", "2048")
     return [*start, *model, "--chat-template", str(TEMPLATE), "--tool-call-parser", "qwen25"]
 
