@@ -89,7 +89,8 @@ def main() -> None:
             answer = client.post(f"{url}{path}", json=body)
             text = answer.text.strip()
             text = text if len(text) < 2500 else f"{text[:1200]}...\n\n({len(text)} bytes)"
-            sys.stdout.write(f"### {server}: {title}\n\n`POST /v1{path}`\n\n```json\n{shown}\n```\n\n")
+            language = "text" if shown.endswith("bytes)") else "json"
+            sys.stdout.write(f"### {server}: {title}\n\n`POST /v1{path}`\n\n```{language}\n{shown}\n```\n\n")
             sys.stdout.write(f"HTTP status {answer.status_code}:\n\n```text\n{text}\n```\n\n")
             sys.stdout.flush()
 
