@@ -16,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ async def ready(port: int, path: str, limit: float = 300) -> None:
 async def one_round(system: System, port: int, streams: Sequence[int], tokens: int, count) -> dict[int, Sample]:  # noqa: ANN001
     """Start a system, warm it up, measure it, stop it."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    log = Path(f"/tmp/bench-{system.name.replace(' ', '-')}.log").open("w")  # noqa: ASYNC230, SIM115
+    log = Path(tempfile.gettempdir(), f"bench-{system.name.replace(' ', '-')}.log").open("w")  # noqa: ASYNC230, SIM115
     process = subprocess.Popen(system.command, stdout=log, stderr=log, env=environment)  # noqa: ASYNC220
     try:
         await ready(port, system.health)
