@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
         Shown("Models", "The language model, and the embedding model beside it.", f"curl -s {ADDRESS}/models"),
         Shown(
             "Models of one framework",
-            "Nothing is served by Ollama, and nothing is made up in its place.",
+            "No Ollama runs here: its own name stands for whatever model it would have.",
             f'curl -s "{ADDRESS}/models?framework=ollama"',
         ),
     ),
@@ -172,7 +172,7 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
     "Refusals": (
         Shown(
             "Transcription, as a form",
-            "The form is read in full; no backend offers audio.",
+            "The form is read in full; the model that answers here does not listen.",
             f"printf 'RIFF' | curl -s -X POST {ADDRESS}/v1/audio/transcriptions "
             '-F "file=@-;filename=speech.wav" -F model=demo',
             422,

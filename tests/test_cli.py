@@ -190,7 +190,7 @@ def test_models_lists_each_once():
     done = illm("models", "--model", "demo", "--allow-models", "x/*")
     assert done.returncode == 0
     names = [line.split()[1] for line in done.stdout.splitlines()]
-    assert names[0] == "demo"
+    assert names[:2] == ["demo", "all-MiniLM-L6-v2"]
     assert len(names) == len(set(names))
 
 
@@ -214,7 +214,7 @@ def test_every_way_to_start_serves_and_stops(entry, loop):
     with serving([*ENTRIES[entry], "tgi", "--loop", loop]) as (process, line, port):
         assert line.rstrip().endswith("| no key")
         status, body = get(port, "/healthz")
-        assert (status, body["status"]) == (200, "ok")
+        assert (status, body["status"]) == (200, "degraded")  # nobody said where TGI is
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(30) == 0

@@ -73,7 +73,7 @@ WRONG = [(option, text) for option, (_, _, wrong) in VALUES.items() for text in 
 
 
 def test_the_table_above_holds_every_option():
-    assert set(VALUES) == set(OPTIONS) == {field.name for field in dataclasses.fields(Config)}
+    assert set(VALUES) == set(OPTIONS) == {field.name for field in dataclasses.fields(Config)} - {"said"}
 
 
 @pytest.mark.parametrize("option", VALUES)
@@ -153,6 +153,13 @@ def test_an_empty_variable_counts_as_unset(option):
 def test_an_empty_word_on_the_command_line_does_not(option):
     with pytest.raises(ConfigError):
         load({}, {option: ""})
+
+
+def test_saying_the_default_is_saying_something():
+    assert not load({}).says("embedding_model")
+    assert load({"ILLM_EMBEDDING_MODEL": Config.embedding_model}).says("embedding_model")
+    assert load({}, {"embedding_model": Config.embedding_model}).says("embedding_model")
+    assert Config(embedding_model="other").says("embedding_model")
 
 
 def test_documented_defaults():

@@ -13,7 +13,7 @@ from actors.acting import DONE, EMBEDS, Shelf, answer, chat, embed, running, ser
 from illm.actors.backend import Unconfigured
 from illm.actors.directory import Directory, capabilities, choose
 from illm.build import build_directory
-from illm.config import Config
+from illm.config import Config, load
 from illm.core.capabilities import Capability
 from illm.core.events import Delta
 from illm.core.requests import Chat, Image, Message, Sampling, Text, Transcribe
@@ -197,6 +197,17 @@ def test_an_allowed_hub_id_gets_an_actor_of_its_own(monkeypatch):
     assert refusal(lambda: directory.find(chat(model="other/name", framework="transformers"))).kind is (
         Kind.MODEL_NOT_FOUND
     )
+
+
+def test_a_framework_chosen_at_start_and_not_configured_is_no_good_health():
+    directory = build_directory(load({"ILLM_FRAMEWORK": "vllm", "ILLM_EMBEDDING_MODEL": "nowhere/at-all"}))
+    assert directory.status == "degraded"
+
+
+def test_a_backend_without_a_model_asks_for_one():
+    directory = build_directory(Config(**OFFLINE))
+    error = refusal(lambda: directory.find(chat(framework="transformers")))
+    assert (error.kind, error.param) == (Kind.MODEL_NOT_FOUND, "model")
 
 
 @pytest.mark.parametrize("framework", ["vllm", "sglang", "tgi"])

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from illm.actors.backend import Backend
+from illm.actors.backend import Backend, Unconfigured
 from illm.actors.ref import Ref, Served, State
 from illm.actors.supervisor import Policy, supervise
 from illm.core.capabilities import Capability
@@ -119,6 +119,8 @@ class Directory:
         states = {ref.state for ref in self if ref.served.named and not ref.served.optional}
         if self.draining:
             return "draining"
+        if isinstance(self.backends.get(self.default), Unconfigured):
+            return "degraded"  # the operator chose it, and every request that names no other is refused
         if states & {State.IDLE, State.STARTING}:
             return "loading"
         return "ok" if states <= {State.READY} else "degraded"
@@ -225,6 +227,12 @@ def choose(
         if strict:
             raise _incapable(backend.framework, model, need)
     fallback = backend.default(need)
+    if fallback is None and model is None and need in (Capability.CHAT, Capability.COMPLETIONS):
+        raise GatewayError(
+            Kind.MODEL_NOT_FOUND,
+            f"No model of backend {backend.framework!r} was named at start: name one in `model`",
+            param="model",
+        )
     if fallback is None:
         raise _incapable(backend.framework, model, need)
     served = known.get(fallback) or backend.on_demand(fallback, need)

@@ -166,4 +166,6 @@ def _note_tokens(record: Record, events: list[Event]) -> None:
 
 
 def _note_usage(record: Record, usage: Usage) -> None:
+    if usage == Usage():  # a relayed stream whose client did not ask: not known is not zero
+        return
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens

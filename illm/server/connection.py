@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 
 from illm.http11 import Body, End, Event, Head, Refusal, Refused, RequestParser, ResponseEncoder
 from illm.server.exchange import ClientDisconnected, Exchange
-from illm.server.faults import fault_body, only_disconnects
+from illm.server.faults import fault_body, fault_headers, only_disconnects
 from illm.server.scope import Ends, http_scope
 from illm.server.service import Phase, Service, reset_on_close
 from illm.server.wake import Wake
@@ -296,7 +296,7 @@ class Connection:
 
     async def _answer(self, method: str, status: int, reason: str) -> None:
         encoder = ResponseEncoder(method, "1.1", keep_alive=False)
-        encoder.start(status, [(b"content-type", b"application/json")])
+        encoder.start(status, fault_headers(status, reason))
         with suppress(ClientDisconnected):
             await self.write(encoder.body(fault_body(status, reason), more=False))
             self._rude = False

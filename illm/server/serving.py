@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, Tas
 
 from illm.http11 import ResponseEncoder
 from illm.server.connection import Connection
-from illm.server.faults import fault_body
+from illm.server.faults import fault_body, fault_headers
 from illm.server.lifespan import Lifespan, LifespanFailed
 from illm.server.limits import Limits
 from illm.server.scope import Address, Application, Ends
@@ -163,8 +163,9 @@ class Server:
     async def _turn_away(self, stream: ByteStream) -> None:
         encoder = ResponseEncoder("GET", "1.1", keep_alive=False)
         retry = str(self._limits.retry_after).encode()
-        encoder.start(503, [(b"content-type", b"application/json"), (b"retry-after", retry)])
-        answer = encoder.body(fault_body(503, "too many connections"), more=False)
+        reason = "too many connections"
+        encoder.start(503, [*fault_headers(503, reason), (b"retry-after", retry)])
+        answer = encoder.body(fault_body(503, reason), more=False)
         # Those who are being turned away take descriptors too.
         patience = _BUSY_SECONDS if self._turned_away < self._limits.connections else 0
         self._turned_away += 1

@@ -249,6 +249,7 @@ async def test_what_cannot_be_parsed_is_answered_and_closed():
         answer = await client.answer()
         assert answer.status == 400
         assert answer.headers[b"connection"] == b"close"
+        assert len(answer.headers[b"x-request-id"]) == 32
         assert b"space before the colon" in answer.body
         assert await client.to_end() == b""
 

@@ -12,7 +12,7 @@ from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import LocalActor, Slot
 from illm.backends.local.progress import report_to
-from illm.backends.local.sources import Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
 from illm.backends.local.work import Work
 from illm.config import Config
 from illm.core.capabilities import Capability
@@ -39,6 +39,7 @@ class Missing:
     served: str
     kind: str
     error: GatewayError
+    name: str
 
 
 class Local:
@@ -56,7 +57,7 @@ class Local:
         self._slots: WeakValueDictionary[str, Slot] = WeakValueDictionary()
         chosen = config.local
         main = _find(config.model, "text") if chosen else None
-        said = config.embedding_model != Config.embedding_model
+        said = config.says("embedding_model")
         name = "demo" if chosen and config.model == "demo" and not said else config.embedding_model
         self._embedding = main if main and main.kind == "embedding" and not said else _find(name, "embedding")
         named = [main] if main else []
@@ -72,7 +73,10 @@ class Local:
         """See `Backend.default`."""
         if need is Capability.EMBEDDINGS:
             return self._embedding.served
-        return self._named[0].model if self._named else None
+        capable = next((served.model for served in self._named if need in served.capabilities), None)
+        if capable is not None or need in CAPABILITIES["text"]:
+            return capable
+        return self._named[0].model if self._named else None  # which then says that it cannot
 
     def on_demand(self, model: str, need: Capability) -> Served:
         """See `Backend.on_demand`."""
@@ -119,7 +123,7 @@ class Local:
             slot.progress = None
             found = source
             if isinstance(found, Missing):  # it may have come since
-                found = _find(found.served, found.kind)
+                found = _find(found.name, found.kind)
             if isinstance(found, Missing):
                 raise found.error
             return _LOADERS[source.kind](found, config, note)
@@ -132,7 +136,8 @@ def _find(name: str, kind: str) -> Source | Missing:
     try:
         source = resolve_named(name, "embedding" if kind == "embedding" else "text")
     except GatewayError as error:
-        return Missing(name, kind, error)
+        served = DEMO_EMBEDDER if (name, kind) == ("demo", "embedding") else name
+        return Missing(served, kind, error, name)
     found = kind_in(source.directory) if source.directory is not None else "other"
     return source if found == "other" else replace(source, kind=found)
 

@@ -50,7 +50,7 @@ def _upstream(kind: str, framework: str, config: Config) -> Upstream | None:
         if error.name != module:
             raise
         return None
-    named = config.framework == framework == kind and config.model != Config.model
+    named = config.framework == framework == kind and config.says("model")
     return Upstream(
         name=kind,
         dialect=dialect,
@@ -70,5 +70,4 @@ def _upstream(kind: str, framework: str, config: Config) -> Upstream | None:
 
 def _unsaid(framework: str, config: Config) -> bool:
     """Whether the address is only our guess at where such a server listens."""
-    option = f"{framework}_base_url"
-    return bool(getattr(config, option) == getattr(Config, option))
+    return not config.says(f"{framework}_base_url")

@@ -1,10 +1,12 @@
 """One upstream server as everything here knows it: where it is, how it is trusted, and what every request carries."""
 
+import re
 import ssl
 from dataclasses import dataclass, field
 
 from illm.backends.remote.address import Address
 from illm.backends.remote.upstream import Outgoing
+from illm.errors import GatewayError
 from illm.http11.client_request import encode_fields, encode_request
 
 
@@ -26,6 +28,13 @@ class Server:
     tls: ssl.SSLContext | None = None
     key: str | None = field(default=None, repr=False)
     _fixed: bytes = field(init=False, repr=False)
+
+    def hide_in(self, error: GatewayError) -> GatewayError:
+        """Take our key and the server's name out of what it said, wherever a client might read them."""
+        for secret in filter(None, (self.key, self.address.host)):
+            error.message = re.sub(rf"(?<![\w.-]){re.escape(secret)}(?![\w-])", "[hidden]", error.message)
+        error.args = (error.message,)
+        return error
 
     def __post_init__(self) -> None:
         """Encode once what every request repeats."""

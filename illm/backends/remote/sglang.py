@@ -5,9 +5,9 @@ from illm.backends.remote.upstream import Dialect
 from illm.config import Config
 
 REFUSED = dict.fromkeys(
-    ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+    ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "structured_outputs"),
     "SGLang has 'response_format', 'regex' and 'ebnf' for it",
-)
+) | dict.fromkeys(("options", "think"), "that is Ollama's word for it")
 
 
 def dialect(config: Config) -> Dialect:

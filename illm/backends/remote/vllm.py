@@ -6,16 +6,20 @@ from illm.config import Config
 
 STRUCTURED = "vLLM ignores it since 'structured_outputs' took its place"
 
-REFUSED = dict.fromkeys(
-    (
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "guided_decoding_backend",
-        "guided_whitespace_pattern",
-    ),
-    STRUCTURED,
+REFUSED = (
+    dict.fromkeys(
+        (
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "guided_decoding_backend",
+            "guided_whitespace_pattern",
+        ),
+        STRUCTURED,
+    )
+    | dict.fromkeys(("regex", "ebnf"), "vLLM has 'structured_outputs' for it")
+    | dict.fromkeys(("options", "think"), "that is Ollama's word for it")
 )
 """An answer that should be constrained and is not looks like a success; better none."""
 

@@ -173,7 +173,7 @@ class Worker:
     def _settle(self, job: Job, error: GatewayError) -> None:
         if not job.begun and error.kind in REPLACEABLE and self._pool.replace(job):
             return
-        job.call.fail(error)
+        job.call.fail(self._pool.server.hide_in(error))
 
     async def _exchange(self, job: Job) -> GatewayError | None:
         outgoing = self._pool.dialect.outgoing(job.request)
@@ -210,13 +210,20 @@ class Worker:
         self._deadline.enter(Phase.FIRST_BYTE)
         # A server may refuse a large body before it has read it: its answer is looked for even where writing failed.
         await connection.send(wire)
+        answering = False  # vLLM sends the head at once and the first token whenever there is one
         while True:
             data = await connection.receive()
             if not data and not parser.begun:
                 raise _UnansweredError
-            self._deadline.enter(Phase.BYTES)
+            if data:
+                self._pool.health.heard()
+            if answering:
+                self._deadline.enter(Phase.BYTES)
             for step in parser.feed(data) if data else parser.eof(broken=data is None):
                 if isinstance(step, Body):
+                    if not answering:
+                        answering = True
+                        self._deadline.enter(Phase.BYTES)
                     events = decoder.feed(step.data)
                     if events and type(events[-1]) in _LAST:  # whatever the server may still have to say
                         await self._keep_only(parser.reusable)
@@ -231,7 +238,6 @@ class Worker:
                     await self._close()
                     return self._error(Kind.UPSTREAM, _BROKE_OFF if not data else "sent what is not valid HTTP")
                 else:
-                    self._pool.health.heard()
                     if step.headers.get(b"content-encoding", b"") not in _PLAIN:
                         await self._close()
                         return self._error(Kind.UPSTREAM, "answered in an encoding that nobody asked for")

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from illm.backends.remote.address import parse_address
 from illm.backends.remote.scrub import scrub
+from illm.backends.remote.server import Server
 from illm.backends.remote.upstream_errors import read_complaint, upstream_error
 from illm.dialects.openai import parse_chat, parse_completion, parse_embeddings
 from illm.errors import GatewayError, Kind
@@ -201,3 +203,10 @@ def test_anything_at_all_becomes_an_error(body, status):
     got = error(status, body)
     assert isinstance(got, GatewayError)
     assert got.message
+
+
+def test_our_key_and_the_server_s_name_stay_ours():
+    server = Server("vllm", 0, parse_address("http://gpu7:8000"), key="hunter2")
+    error = server.hide_in(GatewayError(Kind.UPSTREAM, "gpu7:8000 refused the key hunter2; gpu77 and gpu7.org did not"))
+    assert error.message == "[hidden]:8000 refused the key [hidden]; gpu77 and [hidden].org did not"
+    assert str(error) == error.message
