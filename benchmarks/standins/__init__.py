@@ -1,0 +1,1 @@
+"""Upstreams that cost little and know what they served: nginx for fixed answers, a paced server for streams."""
