@@ -1,0 +1,219 @@
+"""Rounds: every system takes its turn at every case, close together, and in another order each time.
+
+A machine's mood changes from minute to minute, so what is compared must have been measured next to each other.  All
+systems run from the first round to the last; those that are not asked are idle.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from benchmarks.footprint import cpu_seconds
+from benchmarks.load.plan import Outcome, Plan
+from benchmarks.load.process import Generator, generator
+from benchmarks.samples import Sample
+from benchmarks.standins.nginx import NginxProcess
+from benchmarks.standins.paced import Pace
+from benchmarks.standins.process import PacedProcess
+from benchmarks.systems import Running, System, Upstream
+
+BASELINE = "direct"
+"""The system that is none; what others add is the difference to it."""
+
+LARGEST_LAG_MS = 250.0
+"""A stand-in that is later than this was not the upstream it should have been."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a scenario's table.
+
+    Args:
+        name: what it is called there.
+        plan: what the generator does; its URL, model, headers and dialect are the system's.
+        pace: of the upstream, where it is the paced one.
+    """
+
+    name: str
+    plan: Plan
+    pace: Pace | None = None
+
+
+class Witness(Protocol):
+    """What an upstream says it did."""
+
+    def reset(self, case: Case) -> None:
+        """Get ready for a case, and count from zero."""
+
+    def faults(self, outcome: Outcome) -> dict[str, int]:
+        """Return how far its counts are from the client's, by name; empty where they agree."""
+
+    def metrics(self, wall_s: float) -> dict[str, float]:
+        """Return what the upstream itself cost, given for how many seconds it was measured."""
+
+
+class Paced:
+    """The paced stand-in as a witness."""
+
+    def __init__(self, process: PacedProcess) -> None:
+        self._process = process
+        self._counts: dict[str, float] = {}
+
+    def reset(self, case: Case) -> None:
+        """See `Witness`."""
+        self._process.configure(case.pace or Pace())
+
+    def faults(self, outcome: Outcome) -> dict[str, int]:
+        """See `Witness`."""
+        counts = self._counts = self._process.counts()
+        return differences(counts, outcome)
+
+    def metrics(self, wall_s: float) -> dict[str, float]:
+        """See `Witness`."""
+        cost = 100 * self._counts["cpu_s"] / wall_s
+        return {"standin_cpu_percent": cost, "standin_lag_max_ms": self._counts["worst_lag_ms"]}
+
+
+class Fixed:
+    """nginx with its fixed answer as a witness."""
+
+    def __init__(self, process: NginxProcess) -> None:
+        self._process = process
+
+    def reset(self, case: Case) -> None:
+        """See `Witness`."""
+        self._process.reset()
+
+    def faults(self, outcome: Outcome) -> dict[str, int]:
+        """See `Witness`."""
+        served = self._process.served(outcome.answered)
+        return {"upstream counted otherwise": served - outcome.answered} if served != outcome.answered else {}
+
+    def metrics(self, wall_s: float) -> dict[str, float]:
+        """See `Witness`."""
+        return {}
+
+
+def differences(counts: dict[str, float], outcome: Outcome) -> dict[str, int]:
+    """Return where the paced stand-in's counts and the client's part, by name.
+
+    Args:
+        counts: see `benchmarks.standins.paced.Counts`.
+        outcome: the client's.
+    """
+    found = {
+        "upstream answered otherwise": counts["answered"] - outcome.answered,
+        "upstream sent more tokens": counts["tokens"] - outcome.tokens if outcome.tokens else 0,
+        "asked again": counts["requests"] - counts["answered"] - counts["broken"],
+        "broken off": counts["broken"],
+        "request changed": counts["untagged"],
+        "stand-in late": counts["worst_lag_ms"] > LARGEST_LAG_MS,
+    }
+    return {name: int(number) for name, number in found.items() if number}
+
+
+@contextmanager
+def all_running(scenario: str, systems: Sequence[System], upstream: Upstream) -> Iterator[Mapping[str, Running]]:
+    """Run every system that can do a scenario; say which cannot be started, and go on without it."""
+    with ExitStack() as stack:
+        running = {}
+        for system in systems:
+            if system.name != BASELINE and not system.supports(scenario):
+                continue
+            try:
+                running[system.name] = stack.enter_context(system.running(upstream))
+            except RuntimeError as error:
+                say(f"{system.name}: {error}")
+        yield running
+
+
+def run_cases(
+    scenario: str,
+    cases: Sequence[Case],
+    systems: Sequence[System],
+    rounds: int,
+    upstream: Upstream,
+    witness: Witness,
+) -> list[Sample]:
+    """Let every system take its turn at every case.
+
+    Args:
+        scenario: its module's name.
+        cases: in the order of the table.
+        systems: all that were asked for.
+        rounds: how many.
+        upstream: what they stand in front of.
+        witness: what that says it served.
+
+    Returns:
+        One sample for each; a system that could not be started has one with that fault.
+    """
+    samples = []
+    with all_running(scenario, systems, upstream) as running, generator() as load:
+        missing = [system for system in systems if system.name not in running and system.supports(scenario)]
+        samples += [
+            Sample(scenario, case.name, system.name, 0, {}, {"did not start": 1})
+            for system in missing
+            for case in cases
+        ]
+        for number in range(rounds):
+            for case in cases:
+                for system in rotated(list(running), number):
+                    sample = measure(scenario, case, number, running[system], upstream, witness, load)
+                    samples.append(sample)
+                    say(f"{scenario}, {case.name}, round {number + 1}, {system}: {in_short(sample)}")
+    return samples
+
+
+def rotated(systems: Sequence[str], number: int) -> list[str]:
+    """Return the order of a round: each system is first once, in turn."""
+    at = number % max(1, len(systems))
+    return [*systems[at:], *systems[:at]]
+
+
+def measure(
+    scenario: str, case: Case, number: int, running: Running, upstream: Upstream, witness: Witness, load: Generator
+) -> Sample:
+    """Measure one system at one case, once; the arguments are `run_cases`'s."""
+    plan = replace(
+        case.plan,
+        url=running.url,
+        model=running.model,
+        headers=dict(running.headers),
+        dialect=upstream.dialect if running.name == BASELINE else "openai",
+        seed=number + 1,
+    )
+    witness.reset(case)
+    used = cpu_seconds(running.pids)
+    outcome = load.perform(plan)
+    used = cpu_seconds(running.pids) - used
+    faults = outcome.faults | witness.faults(outcome)
+    metrics = outcome.metrics | witness.metrics(outcome.metrics["wall_s"])
+    if running.pids:
+        metrics["system_cpu_percent"] = 100 * used / metrics["wall_s"]
+        metrics["system_cpu_us"] = 1e6 * used / max(1, outcome.tokens if plan.tokens > 1 else outcome.answered)
+    return Sample(scenario, case.name, running.name, number, metrics, faults)
+
+
+def in_short(sample: Sample) -> str:
+    """Return the figures that whoever waits wants to see."""
+    shown = [f"{name} {sample.metrics[name]:.0f}" for name in _SHORT if name in sample.metrics]
+    return ", ".join([*shown, *(f"FAULT {name}: {count}" for name, count in sample.faults.items())])
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+_SHORT = (
+    "total_p50_us",
+    "total_p99_us",
+    "requests_per_s",
+    "ttft_path_p50_us",
+    "delay_p50_us",
+    "delay_p99_us",
+    "gap_max_ms",
+)
