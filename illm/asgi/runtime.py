@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from illm.actors.directory import Directory
-from illm.actors.loop import hold
+from illm.loop.tasks import hold
 from illm.errors import GatewayError, Kind
 
 logger = logging.getLogger("illm.runtime")

@@ -12,7 +12,7 @@ import anyio
 
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
-from illm.actors.loop import poster
+from illm.loop.tasks import poster
 from illm.backends.local.threads import EngineThread, Outbox
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Done, Failed

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from illm.actors.call import Call
-from illm.actors.loop import Post
+from illm.loop.tasks import Post
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Failed
 from illm.errors import GatewayError, Kind
@@ -28,7 +28,7 @@ class Outbox:
     """Results on their way from threads to the loop; one wake-up serves all that gathered.
 
     Args:
-        post: see `illm.actors.loop.poster`.
+        post: see `illm.loop.tasks.poster`.
         deliver: called in the loop with each batch; must not raise.
     """
 

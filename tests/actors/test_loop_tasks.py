@@ -7,7 +7,7 @@ import anyio
 import pytest
 from acting import until
 
-from illm.actors.loop import hold, poster
+from illm.loop.tasks import hold, poster
 
 
 @pytest.mark.anyio
