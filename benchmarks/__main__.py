@@ -1,33 +1,48 @@
 """`python -m benchmarks`: measure ILLM beside its peers on this machine, and write down what came out."""
 
 import argparse
-import dataclasses
 import importlib
-import json
 import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import scenarios
+from benchmarks import placement, scenarios
 from benchmarks.peers import SYSTEMS
+from benchmarks.report.__main__ import write
+from benchmarks.report.document import Document
+from benchmarks.report.machine import describe
+from benchmarks.rounds import say
 from benchmarks.samples import Sample
 
 SCENARIOS = tuple(module.name for module in pkgutil.iter_modules(scenarios.__path__))
+
+REFERENCE = "illm"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 where any sample is faulty."""
     options = _parser().parse_args(arguments)
+    placement.chosen.set(options.placement)
     systems = [SYSTEMS[name] for name in options.system]
     samples: list[Sample] = []
+    titles = {}
     for name in options.scenario:
         scenario = importlib.import_module(f"benchmarks.scenarios.{name}")
-        print(f"== {scenario.TITLE}", file=sys.stderr, flush=True)
+        titles[name] = scenario.TITLE
+        say(f"== {scenario.TITLE}")
         samples += scenario.run(systems, options.rounds, options.quick)
-    options.out.mkdir(parents=True, exist_ok=True)
-    document = {"samples": [dataclasses.asdict(sample) for sample in samples]}
-    (options.out / "results.json").write_text(json.dumps(document, indent=1))
+    document = Document(
+        samples=samples,
+        titles=titles,
+        versions={system.name: system.version() for system in systems},
+        machine=describe(),
+        rounds=options.rounds,
+        reference=REFERENCE,
+        quick=options.quick,
+    )
+    for path in write(document, options.out):
+        print(path)
     return int(not all(sample.sound for sample in samples))
 
 
@@ -37,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--system", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: whether it works, no figures")
+    parser.add_argument(
+        "--placement", choices=placement.PLACEMENTS, default=placement.FREE, help="of processes on cores"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder of the report")
     return parser
 

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from benchmarks.footprint import cpu_seconds
+from benchmarks.footprint import cpu_seconds, family
 from benchmarks.load.plan import Outcome, Plan
 from benchmarks.load.process import Generator, generator
+from benchmarks.placement import place
 from benchmarks.samples import Sample
 from benchmarks.standins.nginx import NginxProcess
 from benchmarks.standins.paced import Pace
@@ -42,7 +43,11 @@ class Case:
 
 
 class Witness(Protocol):
-    """What an upstream says it did."""
+    """What an upstream says it did, and which processes it is."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All of it."""
 
     def reset(self, case: Case) -> None:
         """Get ready for a case, and count from zero."""
@@ -60,6 +65,11 @@ class Paced:
     def __init__(self, process: PacedProcess) -> None:
         self._process = process
         self._counts: dict[str, float] = {}
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """See `Witness`."""
+        return family(self._process.pid)
 
     def reset(self, case: Case) -> None:
         """See `Witness`."""
@@ -81,6 +91,11 @@ class Fixed:
 
     def __init__(self, process: NginxProcess) -> None:
         self._process = process
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """See `Witness`."""
+        return family(self._process.pid)
 
     def reset(self, case: Case) -> None:
         """See `Witness`."""
@@ -152,6 +167,8 @@ def run_cases(
     """
     samples = []
     with all_running(scenario, systems, upstream) as running, generator() as load:
+        for one in running.values():
+            place((load.pid, *witness.pids), one.pids)
         missing = [system for system in systems if system.name not in running and system.supports(scenario)]
         samples += [
             Sample(scenario, case.name, system.name, 0, {}, {"did not start": 1})

@@ -20,4 +20,4 @@ def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> Non
         transport.abort()
         return
     if taken < len(data):
-        transport.write(data[taken:])
+        transport.write(memoryview(data)[taken:])

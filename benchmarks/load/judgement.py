@@ -17,6 +17,10 @@ from benchmarks.statistics import summary
 READ_THROUGH = 64
 """Answers that are decoded as JSON, every event of them; of the others only the marks are checked."""
 
+LARGE = ("prompt", "image")
+NEARLY = 0.98
+"""The share of a large body that has to reach the upstream, which counts its bytes: spaces may go, content may not."""
+
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
@@ -103,6 +107,10 @@ def _fault(plan: Plan, exchange: Exchange, body: bytes, marks: Sequence[Mark]) -
         return "another request's answer"
     if [mark.index for mark in marks] != list(range(plan.tokens)):
         return "tokens lost or out of order"
+    if plan.shape in LARGE:
+        found = _PROMPT_TOKENS.search(body)
+        if found is not None and int(found[1]) < NEARLY * exchange.body.size:
+            return "request cut off"
     if plan.tokens > 1:
         end = b'"done":true' if plan.dialect == "ollama" else b"data: [DONE]"
         if end not in body[-600:].replace(b'"done": true', b'"done":true'):

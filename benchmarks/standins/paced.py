@@ -235,13 +235,13 @@ class Connection(asyncio.Protocol):
         received, pace = time.monotonic_ns(), self._server.pace
         if streamed:
             render = frames.openai_stream if openai else frames.ollama_stream
-            answer = render(ends, tag, pace.tokens, pace.size, len(request.body))
+            answer = render(ends, tag, pace.tokens, pace.size, request.size)
             self._stream = Stream(self, answer, received, int(1e9 / pace.rate))
             self._server.start(self._stream)
         else:
             whole = frames.openai_answer if openai else frames.ollama_answer
             sent = time.monotonic_ns()
-            self._write(whole(ends, tag, pace.size, len(request.body), received, sent))
+            self._write(whole(ends, tag, pace.size, request.size, received, sent))
             self._server.counts.answered += 1
             self._server.counts.tokens += 1
 
