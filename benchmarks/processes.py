@@ -23,7 +23,7 @@ GRACE = 15.0
 """Seconds it may take to stop when asked."""
 _SAID = 6000
 """Bytes of its last words that an error shows."""
-_PAUSE = 0.01
+_PAUSE = 0.004
 """Seconds between two looks at a system that starts: it cannot tell us, so it has to be asked."""
 _OURS = ("ILLM_", "PYTHON", "LITELLM_", "OMP_")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}

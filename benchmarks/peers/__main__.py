@@ -1,6 +1,6 @@
 """Start systems by hand, to profile one or to look at it: they serve until interrupted.
 
-    python -m benchmarks.peers illm sglang-router --upstream http://127.0.0.1:9000 --model bench
+python -m benchmarks.peers illm sglang-router --upstream http://127.0.0.1:9000 --model bench
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """ILLM itself, from this checkout, on its own server: as it is meant to run, and the slower ways beside."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +11,8 @@ from benchmarks.peers.program import Command, Program
 from benchmarks.processes import HOST
 from benchmarks.systems import Upstream
 
-CHECKOUT = Path(__file__).parents[2]
+# Another checkout can be measured with this one's suite, two commits with the same yardstick.
+CHECKOUT = Path(os.environ.get("ILLM_BENCHMARK_CHECKOUT") or Path(__file__).parents[2])
 # Only what ILLM needs is installed, and the checkout comes by path: an edit needs no installation.
 PLAIN = Environment("illm", (REQUIREMENTS / "illm.txt",))
 FAST = Environment("illm-fast", (REQUIREMENTS / "illm.txt", REQUIREMENTS / "illm-fast.txt"))
