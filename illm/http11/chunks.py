@@ -1,4 +1,4 @@
-"""The strict check of a chunked body's framing: size lines, terminators, trailers.  Data is not looked at."""
+"""The strict check of a chunked body's framing: size lines, terminators, trailers; the data comes out on the way."""
 
 import re
 
@@ -17,10 +17,11 @@ class ChunkCheck:
     """Walks over one chunked body.
 
     `take` is given a buffer that begins where the last call stopped and says how many of its bytes are checked and
-    may go to the engine; `done` is set once the last of them is the message's end.
+    may go to the engine; `pieces` returns the data among them, and `done` is set once the last of them is the
+    message's end.
     """
 
-    __slots__ = ("_extensions", "_inside", "_limits", "_total", "_trailers", "done")
+    __slots__ = ("_extensions", "_inside", "_limits", "_pieces", "_total", "_trailers", "done")
 
     def __init__(self, limits: MessageLimits) -> None:
         self._limits = limits
@@ -28,9 +29,15 @@ class ChunkCheck:
         """Bytes left of the current chunk, its CRLF included; 0 before a size line."""
         self._total = self._extensions = 0
         self._trailers = False
+        self._pieces: list[bytes] = []
         self.done = False
 
-    def take(self, buffer: bytes | bytearray) -> int:
+    def pieces(self) -> bytes:
+        """Return the data that was taken since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def take(self, buffer: bytes) -> int:
         """Return how many leading bytes of `buffer` are well framed.
 
         Raises:
@@ -49,7 +56,7 @@ class ChunkCheck:
             at += step
         return at
 
-    def _size(self, buffer: bytes | bytearray, at: int) -> int:
+    def _size(self, buffer: bytes, at: int) -> int:
         match = _SIZE.match(buffer, at)
         if match is None:
             if _SIZE_BEGUN.fullmatch(buffer, at) is None:
@@ -70,17 +77,19 @@ class ChunkCheck:
             self._trailers = True
         return match.end() - at
 
-    def _data(self, buffer: bytes | bytearray, at: int) -> int:
+    def _data(self, buffer: bytes, at: int) -> int:
         end = min(at + self._inside, len(buffer))
         left = self._inside - (end - at)
         # The two bytes after the data, as far as they are here.
-        tail = bytes(buffer[max(at, at + self._inside - 2) : end])
+        tail = buffer[max(at, at + self._inside - 2) : end]
         if tail != b"\r\n"[2 - min(self._inside, 2) :][: len(tail)]:
             raise Refusal(400, "chunk does not end where its size says")
+        if data := buffer[at : min(at + self._inside - 2, end)] if self._inside > 2 else b"":
+            self._pieces.append(data)
         self._inside = left
         return end - at
 
-    def _end(self, buffer: bytes | bytearray, at: int) -> int:
+    def _end(self, buffer: bytes, at: int) -> int:
         match = _TRAILERS.match(buffer, at)
         if match is not None and match.end() - at <= self._limits.head_bytes:
             self.done = True

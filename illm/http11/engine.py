@@ -1,19 +1,20 @@
-"""The engine behind the framing check, and what it must offer.
+"""Engines: second readers behind the framing check, and what they must offer.
 
-An engine parses exactly one message: the check cuts the stream for it, and hands on only bytes that are well framed.
-So a fresh engine begins at the request line, and pipelining, limits and refusals are not its business.
+The check yields everything, so no engine is needed.  An operator who trusts two readers more than one puts a library
+behind it: a message that the two read differently is refused.  An engine reads exactly one message: the check cuts the
+stream for it, and hands on only bytes that are well framed.  So a fresh engine begins at the request line, and
+pipelining, limits and most refusals are not its business.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-import h11
-
-from illm.http11.events import Refusal
+ENGINES = ("auto", "h11", "httptools")
+"""What may be asked for.  `auto` is the fastest: the check alone."""
 
 
 class Engine(Protocol):
-    """One message's parser."""
+    """One message's reader."""
 
     def head(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """Take the complete head; return the header fields, names in lowercase.
@@ -35,31 +36,18 @@ class Engine(Protocol):
 EngineFactory = Callable[[], Engine]
 
 
-class H11Engine:
-    """h11, a connection object a message: it is cheap to make, and no response has to be fed through it."""
+def find_engine(name: str) -> EngineFactory | None:
+    """Return what makes the second reader of that name, one of `ENGINES`; None where there is none.
 
-    __slots__ = ("_connection",)
+    Raises:
+        ImportError: its library is not installed.
+    """
+    if name == "h11":
+        from illm.http11.h11_engine import H11Engine
 
-    def __init__(self) -> None:
-        self._connection = h11.Connection(h11.SERVER)
+        return H11Engine
+    if name == "httptools":
+        from illm.http11.httptools_engine import HttptoolsEngine
 
-    def head(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        try:
-            self._connection.receive_data(block)
-            event = self._connection.next_event()
-        except h11.RemoteProtocolError as exc:
-            raise Refusal(400, "malformed request") from exc
-        if not isinstance(event, h11.Request):
-            raise Refusal(400, "malformed request")
-        return list(event.headers)
-
-    def body(self, data: bytes) -> tuple[bytes, bool]:
-        parts: list[bytes] = []
-        try:
-            if data:
-                self._connection.receive_data(data)
-            while isinstance(event := self._connection.next_event(), h11.Data):
-                parts.append(bytes(event.data))
-        except h11.RemoteProtocolError as exc:
-            raise Refusal(400, "malformed request body") from exc
-        return b"".join(parts), isinstance(event, h11.EndOfMessage)
+        return HttptoolsEngine
+    return None

@@ -1,14 +1,15 @@
 """The strict check of a message head: one pass over the raw bytes, before any engine sees them.
 
+It yields all there is to know of the head, so an engine is only a second reader (see `engine`).
+
 Two parsers that disagree about where a message ends are a request-smuggling hole, so nothing ambiguous passes: what
 RFC 9112 lets a recipient repair is refused here.  One possessive regular expression (linear, no backtracking) accepts
 exactly the well-formed heads; only when it fails is the reason looked for.  Body bytes are not its business.
 """
 
 import re
-from typing import NamedTuple
 
-from illm.http11.events import Refusal
+from illm.http11.events import Head, Refusal
 from illm.http11.limits import MessageLimits
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
@@ -16,8 +17,8 @@ FIELD_LINES = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
 """Zero or more field lines; a line that folds, lacks its colon or holds a control character stops the match."""
 
 _HEAD = re.compile(rb"(" + _TOKEN + rb"++) ([!-\"$-~]++) HTTP/([0-9]\.[0-9])\r\n(" + FIELD_LINES + rb")\r\n")
-# Run over the lowercased head.  The line end is only looked at, so that it may begin the next match.
-_FRAMING = re.compile(rb"\r\n(host|content-length|transfer-encoding|connection|expect):([^\r]*+)")
+_VERSIONS = {b"1.1": "1.1", b"1.0": "1.0"}
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
 _HOST = re.compile(rb"[a-z0-9\-._~%!$&'()*+,;=:\[\]]*+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # What can be refused before the head is complete: it would otherwise hold the connection until its deadline.
@@ -33,19 +34,8 @@ _REASONS = (
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
-class Framing(NamedTuple):
-    """What the head says about its message; `length` is `None` for a chunked body."""
-
-    method: bytes
-    target: bytes
-    version: bytes
-    length: int | None
-    keep_alive: bool
-    expect_continue: bool
-
-
-def check_head(block: bytes, limits: MessageLimits) -> Framing:
-    """Check a complete head, from the request line to the empty line, both included.
+def check_head(block: bytes, limits: MessageLimits) -> Head:
+    """Check a complete head, from the request line to the empty line, both included, and take it apart.
 
     Raises:
         Refusal: 400 for anything malformed or ambiguous, and 413, 414, 417, 431, 501, 505.
@@ -53,23 +43,16 @@ def check_head(block: bytes, limits: MessageLimits) -> Framing:
     match = _HEAD.fullmatch(block)
     if match is None:
         raise Refusal(400, _explain(block))
-    method, target, version = match.group(1, 2, 3)
+    method, target, version, lines = match.groups()
     if len(target) > limits.target_bytes:
         raise Refusal(414, "request target too long")
-    if version not in (b"1.1", b"1.0"):
+    if version not in _VERSIONS:
         raise Refusal(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if method == b"CONNECT":
         raise Refusal(501, "CONNECT is not supported")
-    if block.count(b"\r\n") - 2 > limits.headers:
+    headers, found = _fields(lines)
+    if len(headers) > limits.headers:
         raise Refusal(431, "too many header fields")
-    found: dict[bytes, bytes] = {}
-    for name, value in _FRAMING.findall(block.lower(), match.start(4) - 2):
-        if name not in found:
-            found[name] = value.strip(b" \t")
-        elif name in _ONCE:
-            raise Refusal(400, f"{name.decode()} given more than once")
-        else:
-            found[name] += b"," + value.strip(b" \t")
     modern = version == b"1.1"
     host = found.get(b"host")
     if host is None:
@@ -78,7 +61,27 @@ def check_head(block: bytes, limits: MessageLimits) -> Framing:
     elif _HOST.fullmatch(host) is None:
         raise Refusal(400, "malformed host")
     length = _length(found, limits, modern=modern)
-    return Framing(method, target, version, length, modern and _stays(found), modern and _waits(found))
+    keep, waits = modern and _stays(found), modern and _waits(found)
+    return Head(method.decode("ascii"), target, _VERSIONS[version], headers, length, keep, waits)
+
+
+def _fields(lines: bytes) -> tuple[list[tuple[bytes, bytes]], dict[bytes, bytes]]:
+    """Return all fields of well-formed lines, and in lowercase those that framing depends on."""
+    headers: list[tuple[bytes, bytes]] = []
+    found: dict[bytes, bytes] = {}
+    for line in lines[:-2].split(b"\r\n") if lines else ():
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip()  # of white space only spaces and tabs can be there
+        headers.append((name, value))
+        if name not in _FRAMING:
+            continue
+        if name not in found:
+            found[name] = value.lower()
+        elif name in _ONCE:
+            raise Refusal(400, f"{name.decode()} given more than once")
+        else:
+            found[name] += b"," + value.lower()
+    return headers, found
 
 
 def check_partial(head: bytearray, seen: int, limits: MessageLimits) -> None:
