@@ -8,23 +8,25 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from benchmarks.footprint import cpu_seconds, family
-from benchmarks.load.plan import Outcome, Plan
+from benchmarks.footprint import cpu_seconds
+from benchmarks.load.plan import Plan
 from benchmarks.load.process import Generator, generator
 from benchmarks.placement import place
 from benchmarks.samples import Sample
-from benchmarks.standins.nginx import NginxProcess
-from benchmarks.standins.paced import Pace
-from benchmarks.standins.process import PacedProcess
+from benchmarks.standins.pace import Pace
+from benchmarks.standins.witness import Witness
 from benchmarks.systems import Running, System, Upstream
 
 BASELINE = "direct"
 """The system that is none; what others add is the difference to it."""
 
-LARGEST_LAG_MS = 250.0
-"""A stand-in that is later than this was not the upstream it should have been."""
+RAMP = "ramp: "
+"""How the names of cases begin that look for the limit: what is measured there is whether it is past."""
+
+LATE_MS = 50.0
+"""Streams whose tokens are later than this at the 99th percentile are not paced any more: at 50 a second one has
+overtaken the other twice."""
 
 
 @dataclass(frozen=True)
@@ -35,98 +37,13 @@ class Case:
         name: what it is called there.
         plan: what the generator does; its URL, model, headers and dialect are the system's.
         pace: of the upstream, where it is the paced one.
+        step: whether this is a step of a ladder, which is only taken by who stood on the one before.
     """
 
     name: str
     plan: Plan
     pace: Pace | None = None
-
-
-class Witness(Protocol):
-    """What an upstream says it did, and which processes it is."""
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """All of it."""
-
-    def reset(self, case: Case) -> None:
-        """Get ready for a case, and count from zero."""
-
-    def faults(self, outcome: Outcome) -> dict[str, int]:
-        """Return how far its counts are from the client's, by name; empty where they agree."""
-
-    def metrics(self, wall_s: float) -> dict[str, float]:
-        """Return what the upstream itself cost, given for how many seconds it was measured."""
-
-
-class Paced:
-    """The paced stand-in as a witness."""
-
-    def __init__(self, process: PacedProcess) -> None:
-        self._process = process
-        self._counts: dict[str, float] = {}
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """See `Witness`."""
-        return family(self._process.pid)
-
-    def reset(self, case: Case) -> None:
-        """See `Witness`."""
-        self._process.configure(case.pace or Pace())
-
-    def faults(self, outcome: Outcome) -> dict[str, int]:
-        """See `Witness`."""
-        counts = self._counts = self._process.counts()
-        return differences(counts, outcome)
-
-    def metrics(self, wall_s: float) -> dict[str, float]:
-        """See `Witness`."""
-        cost = 100 * self._counts["cpu_s"] / wall_s
-        return {"standin_cpu_percent": cost, "standin_lag_max_ms": self._counts["worst_lag_ms"]}
-
-
-class Fixed:
-    """nginx with its fixed answer as a witness."""
-
-    def __init__(self, process: NginxProcess) -> None:
-        self._process = process
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """See `Witness`."""
-        return family(self._process.pid)
-
-    def reset(self, case: Case) -> None:
-        """See `Witness`."""
-        self._process.reset()
-
-    def faults(self, outcome: Outcome) -> dict[str, int]:
-        """See `Witness`."""
-        served = self._process.served(outcome.answered)
-        return {"upstream counted otherwise": served - outcome.answered} if served != outcome.answered else {}
-
-    def metrics(self, wall_s: float) -> dict[str, float]:
-        """See `Witness`."""
-        return {}
-
-
-def differences(counts: dict[str, float], outcome: Outcome) -> dict[str, int]:
-    """Return where the paced stand-in's counts and the client's part, by name.
-
-    Args:
-        counts: see `benchmarks.standins.paced.Counts`.
-        outcome: the client's.
-    """
-    found = {
-        "upstream answered otherwise": counts["answered"] - outcome.answered,
-        "upstream sent more tokens": counts["tokens"] - outcome.tokens if outcome.tokens else 0,
-        "asked again": counts["requests"] - counts["answered"] - counts["broken"],
-        "broken off": counts["broken"],
-        "request changed": counts["untagged"],
-        "stand-in late": counts["worst_lag_ms"] > LARGEST_LAG_MS,
-    }
-    return {name: int(number) for name, number in found.items() if number}
+    step: bool = False
 
 
 @contextmanager
@@ -176,12 +93,22 @@ def run_cases(
             for case in cases
         ]
         for number in range(rounds):
+            fallen: set[str] = set()
             for case in cases:
                 for system in rotated(list(running), number):
+                    if case.step and system in fallen:
+                        continue
                     sample = measure(scenario, case, number, running[system], upstream, witness, load)
                     samples.append(sample)
+                    if case.step and not kept_pace(sample):
+                        fallen.add(system)
                     say(f"{scenario}, {case.name}, round {number + 1}, {system}: {in_short(sample)}")
     return samples
+
+
+def kept_pace(sample: Sample) -> bool:
+    """Return whether every stream was whole, and its tokens came when they should."""
+    return sample.sound and sample.metrics["delay_p99_us"] < LATE_MS * 1e3
 
 
 def rotated(systems: Sequence[str], number: int) -> list[str]:
@@ -202,12 +129,12 @@ def measure(
         dialect=upstream.dialect if running.name == BASELINE else "openai",
         seed=number + 1,
     )
-    witness.reset(case)
+    witness.reset(case.pace)
     used = cpu_seconds(running.pids)
     outcome = load.perform(plan)
     used = cpu_seconds(running.pids) - used
     faults = outcome.faults | witness.faults(outcome)
-    metrics = outcome.metrics | witness.metrics(outcome.metrics["wall_s"])
+    metrics = outcome.metrics | witness.metrics()
     if running.pids:
         metrics["system_cpu_percent"] = 100 * used / metrics["wall_s"]
         metrics["system_cpu_us"] = 1e6 * used / max(1, outcome.tokens if plan.tokens > 1 else outcome.answered)

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 
+from benchmarks.descriptors import raise_limit
 from benchmarks.load.bodies import prepare
 from benchmarks.load.judgement import judge
 from benchmarks.load.loops import Load, closed_loop, connect, open_loop, warm_up
@@ -41,6 +42,7 @@ def main() -> None:
         import uvloop
     except ImportError:
         sys.exit("the benchmarks need the extra `bench`: pip install 'illm[bench]'")
+    raise_limit()
     for line in sys.stdin:
         outcome = uvloop.run(perform(Plan(**json.loads(line))))
         print(json.dumps(dataclasses.asdict(outcome)), flush=True)

@@ -9,6 +9,7 @@ from benchmarks.load.bodies import Body
 from benchmarks.load.connection import Connection
 from benchmarks.load.exchange import Exchange
 from benchmarks.load.plan import Plan
+from benchmarks.processes import HOST
 
 
 class Load:
@@ -61,7 +62,7 @@ async def connect(plan: Plan, count: int) -> list[Connection]:
     loop = asyncio.get_running_loop()
     opened = []
     for _ in range(count):
-        _, connection = await loop.create_connection(Connection, where.hostname, where.port)
+        _, connection = await loop.create_connection(Connection, where.hostname or HOST, where.port or 80)
         opened.append(connection)
     return opened
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.rounds import BASELINE
+from benchmarks.rounds import BASELINE, RAMP, kept_pace
 from benchmarks.samples import Sample
 from benchmarks.statistics import median
 
@@ -89,12 +89,6 @@ STREAMED = (
     Column("its CPU a token, µs", plain("system_cpu_us"), 1),
 )
 
-RAMP = "ramp: "
-"""How the names of cases begin that look for the limit: what is measured there is whether it is past."""
-
-LATE_MS = 50.0
-"""A stream whose tokens are later than two and a half of their periods, at the 99th percentile, is not paced."""
-
 
 def columns(samples: Sequence[Sample]) -> Sequence[Column]:
     """Return the columns for the samples of one case."""
@@ -134,8 +128,7 @@ def limit(samples: Sequence[Sample], system: str) -> int:
     cases = sorted({(streams_of(sample.case), sample.case) for sample in samples if sample.case.startswith(RAMP)})
     for streams, case in cases:
         of_case = [sample for sample in samples if sample.case == case and sample.system == system]
-        good = [sample.sound and sample.metrics.get("delay_p99_us", 1e9) < LATE_MS * 1e3 for sample in of_case]
-        if not good or not all(good):
+        if not of_case or not all(map(kept_pace, of_case)):
             break
         carried = streams
     return carried

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.report.comparison import RAMP, Column, Spread, columns, figures, limit, ratios
+from benchmarks.report.comparison import Column, Spread, columns, figures, limit, ratios
 from benchmarks.report.document import Document
+from benchmarks.rounds import RAMP
 from benchmarks.samples import Sample
-
 
 TIMES, NOTHING = "\N{MULTIPLICATION SIGN}", "-"
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.comparison import RAMP, Spread, figures, plain, streams_of
+from benchmarks.report.comparison import Spread, figures, plain, streams_of
 from benchmarks.report.document import Document
-from benchmarks.rounds import BASELINE
+from benchmarks.rounds import BASELINE, RAMP
 from benchmarks.samples import Sample
 from benchmarks.statistics import QUANTILES, quantile_name
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from benchmarks.load.plan import Plan, Shape
-from benchmarks.rounds import Case, Paced, run_cases
+from benchmarks.rounds import Case, run_cases
 from benchmarks.samples import Sample
 from benchmarks.standins.process import paced
+from benchmarks.standins.witness import Paced
 from benchmarks.systems import System, Upstream
 
 TITLE = "Large requests"

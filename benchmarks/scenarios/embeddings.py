@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from benchmarks.load.plan import Plan
-from benchmarks.rounds import Case, Paced, run_cases
+from benchmarks.rounds import Case, run_cases
 from benchmarks.samples import Sample
-from benchmarks.standins.paced import Pace
+from benchmarks.standins.pace import Pace
 from benchmarks.standins.process import paced
+from benchmarks.standins.witness import Paced
 from benchmarks.systems import System, Upstream
 
 TITLE = "Embeddings of 256 texts"

@@ -7,10 +7,11 @@ measure of what the repair costs.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.rounds import Case, Paced, run_cases
+from benchmarks.rounds import Case, run_cases
 from benchmarks.samples import Sample
 from benchmarks.scenarios.streams import streams
 from benchmarks.standins.process import paced
+from benchmarks.standins.witness import Paced
 from benchmarks.systems import System, Upstream
 
 TITLE = "Tool calls and reasoning, mended"

@@ -1,12 +1,14 @@
 """Streamed chat: what a gateway adds to the first token and to every other, and how many streams it carries."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.load.plan import Plan
-from benchmarks.rounds import Case, Paced, run_cases
+from benchmarks.rounds import RAMP, Case, run_cases
 from benchmarks.samples import Sample
-from benchmarks.standins.paced import Pace
+from benchmarks.standins.pace import Pace
 from benchmarks.standins.process import paced
+from benchmarks.standins.witness import Paced
 from benchmarks.systems import System, Upstream
 
 TITLE = "Streamed chat"
@@ -14,7 +16,7 @@ TITLE = "Streamed chat"
 FIRST_DELAY = 0.02
 """Seconds until the first token: no gateway sees an answer while it is still sending the request."""
 
-RAMP = (250, 500, 1000, 2000, 4000)
+STEPS = (250, 500, 1000, 2000, 4000)
 """Streams of 50 tokens a second each, one step after the other."""
 
 
@@ -57,7 +59,7 @@ def cases(quick: bool) -> list[Case]:
         streams("100 streams of 50/s", 100, 50, 3),
         streams("100 streams of 50/s, in step", 100, 50, 3, in_step=True),
         streams("1,000 streams of 10/s", 1000, 10, 4),
-        *(streams(f"ramp: {count:,} streams of 50/s", count, 50, 2) for count in RAMP),
+        *(replace(streams(f"{RAMP}{count:,} streams of 50/s", count, 50, 2), step=True) for count in STEPS),
     ]
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from benchmarks.load.plan import Plan
-from benchmarks.rounds import Case, Fixed, Paced, run_cases
+from benchmarks.rounds import Case, run_cases
 from benchmarks.samples import Sample
 from benchmarks.standins.nginx import nginx_fixed
 from benchmarks.standins.process import paced
+from benchmarks.standins.witness import Fixed, Paced
 from benchmarks.systems import System, Upstream
 
 TITLE = "Non-streamed chat"

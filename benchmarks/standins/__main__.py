@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 
+from benchmarks.descriptors import raise_limit
 from benchmarks.processes import HOST
 from benchmarks.standins.paced import Connection, Server
 
@@ -22,6 +23,7 @@ def main() -> None:
         import uvloop
     except ImportError:
         sys.exit("the benchmarks need the extra `bench`: pip install 'illm[bench]'")
+    raise_limit()
     uvloop.run(serve(int(sys.argv[1])))
 
 

@@ -112,6 +112,8 @@ def openai_stream(body: bytes, tag: bytes, tokens: int, size: int, prompt: int) 
 
     text = around(b'{"content":"', b'"}')
     tools = TOOLS.search(body) is not None
+    kinds: tuple[Around, ...]
+    parts: tuple[bytes, ...]
     if tools:  # as vLLM has it: reasoning under its own name, and a call's id and name once
         kinds = (
             around(b'{"reasoning":"', b'"}'),
@@ -154,11 +156,10 @@ def ollama_answer(body: bytes, tag: bytes, size: int, prompt: int, received: int
     return b'%s%s"},"done":true,"done_reason":"stop",%s}' % (_ollama_base(body), text, _ollama_counts(prompt, 1))
 
 
-def embeddings_answer(model: bytes, inputs: int, dimensions: int, base64_vectors: bool) -> Callable[[bytes], bytes]:
-    """Render vectors once, and return what puts a request's tag among them, as the answer's model is put: after all.
+def embeddings_answer(inputs: int, dimensions: int, base64_vectors: bool) -> Callable[[bytes], bytes]:
+    """Render vectors once, and return what makes an answer of them and a request's tag.
 
     Args:
-        model: what the answer says answered.
         inputs: how many vectors.
         dimensions: numbers in a vector.
         base64_vectors: whether they are packed float32 instead of decimal numbers.
@@ -172,7 +173,7 @@ def embeddings_answer(model: bytes, inputs: int, dimensions: int, base64_vectors
         else:
             shown = b"[%s]" % b",".join(b"%.8f" % number for number in vector)
         rows.append(b'{"object":"embedding","index":%d,"embedding":%s}' % (index, shown))
-    before = b'{"object":"list","data":[%s],"model":"%s"' % (b",".join(rows), model)
+    before = b'{"object":"list","data":[%s],"model":"bench"' % b",".join(rows)
 
     def answer(tag: bytes) -> bytes:
         # As a number, and where every gateway that knows embeddings carries it on: the count of prompt tokens.

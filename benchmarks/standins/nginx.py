@@ -85,7 +85,7 @@ def nginx_fixed() -> Iterator[NginxProcess]:
         url = f"http://{HOST}:{port}"
         config = folder / "nginx.conf"
         config.write_text(CONFIG.format(folder=folder, host=HOST, port=port, answer=ANSWER.decode()))
-        command = [program(), "-c", config, "-e", folder / "error.log"]
+        command: list[str | Path] = [program(), "-c", config, "-e", folder / "error.log"]
         with serving("nginx as upstream", command, f"{url}/health") as server:
             yield NginxProcess(url, folder, server.process.pid)
 

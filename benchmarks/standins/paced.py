@@ -7,57 +7,22 @@ thousands of tokens a second.
 import asyncio
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any, cast
 
 from benchmarks.marks import find_tag
 from benchmarks.socket_write import write_now
 from benchmarks.standins import frames
+from benchmarks.standins.pace import Counts, Pace
 from benchmarks.standins.requests import Request, RequestParser
 from benchmarks.standins.wheel import Wheel
 
 TICK_NS = 1_000_000
+GOLDEN = (5**0.5 - 1) / 2
 ENDS = 2048
 """Bytes at either end of a request's body in which the fields are that steer the answer; in between is the prompt."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How streams run.
-
-    Args:
-        tokens: in each answer.
-        rate: tokens a second of each stream.
-        first_delay: seconds from the request to the first token; 0 sends it at once.
-        size: bytes of text in a token, beside its mark.
-        in_step: whether all streams speak at the same instant, as those of an engine that decodes a batch do; else
-            each has its own phase.
-        inputs: vectors in an answer to embeddings.
-        dimensions: numbers in a vector.
-    """
-
-    tokens: int = 50
-    rate: float = 50.0
-    first_delay: float = 0.0
-    size: int = 4
-    in_step: bool = False
-    inputs: int = 256
-    dimensions: int = 384
-
-
-@dataclass
-class Counts:
-    """What was served since the last reset; probes are counted apart, since nobody measures them."""
-
-    requests: int = 0
-    answered: int = 0
-    tokens: int = 0
-    broken: int = 0
-    untagged: int = 0
-    probes: int = 0
-    worst_lag_ms: float = 0.0
-    cpu_s: float = 0.0
 
 
 class Server:
@@ -66,33 +31,20 @@ class Server:
     def __init__(self) -> None:
         self.pace = Pace()
         self.counts = Counts()
-        self._cpu = time.process_time()
+        self._cpu, self._began = time.process_time(), time.monotonic()
         self._wheel: Wheel[Stream] = Wheel()
         self._ticking = False
-        self._embeddings: dict[bool, Callable[[bytes], bytes]] = {}
+        self._begun = 0
 
-    def configure(self, settings: dict[str, object]) -> None:
-        """Set the pace of what begins from now on, and count from zero."""
-        self.pace = replace(Pace(), **settings)  # type: ignore[arg-type]
-        self.counts, self._cpu = Counts(), time.process_time()
-        self._embeddings = {
-            packed: frames.embeddings_answer(b"bench", self.pace.inputs, self.pace.dimensions, packed)
-            for packed in (False, True)
-            if settings.get("inputs")
-        }
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Set the pace of what begins from now on, and count from zero; see `Pace`."""
+        self.pace, self.counts = Pace(**settings), Counts()
+        self._cpu, self._began = time.process_time(), time.monotonic()
 
     def report(self) -> bytes:
         """Return the counts as JSON."""
-        self.counts.cpu_s = time.process_time() - self._cpu
+        self.counts.cpu_s, self.counts.wall_s = time.process_time() - self._cpu, time.monotonic() - self._began
         return json.dumps(asdict(self.counts)).encode()
-
-    def embeddings(self, packed: bool) -> Callable[[bytes], bytes]:
-        """Return what renders an answer; rendered when first wanted, for it is a megabyte."""
-        if packed not in self._embeddings:
-            self._embeddings[packed] = frames.embeddings_answer(
-                b"bench", self.pace.inputs, self.pace.dimensions, packed
-            )
-        return self._embeddings[packed]
 
     def start(self, stream: "Stream") -> None:
         """Let a stream speak when its first token is due."""
@@ -104,7 +56,9 @@ class Server:
             self._speak(stream)
             return
         else:
-            stream.due += delay
+            # Multiples of the golden ratio fill any interval evenly, however many there are.
+            self._begun += 1
+            stream.due += delay + int(self._begun * GOLDEN % 1 * stream.period)
         self._wait(stream)
 
     def _wait(self, stream: "Stream") -> None:
@@ -248,8 +202,13 @@ class Connection(asyncio.Protocol):
     def _embed(self, request: Request) -> None:
         ends, tag = self._tagged(request)
         packed = frames.BASE64.search(ends) is not None
-        self._write(self._server.embeddings(packed)(tag))
+        pace = self._server.pace
+        self._write(_embeddings(pace.inputs, pace.dimensions, packed)(tag))
         self._server.counts.answered += 1
+
+
+# A megabyte, and the same each time but for one number.
+_embeddings = cache(frames.embeddings_answer)
 
 
 def _probe(server: Server, request: Request) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import HOST, fetch, free_port, serving
-from benchmarks.standins.paced import Pace
+from benchmarks.standins.pace import Pace
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ class PacedProcess:
         self._ask("/_/configure", asdict(pace))
 
     def counts(self) -> dict[str, float]:
-        """Return what it served since then: see `benchmarks.standins.paced.Counts`."""
+        """Return what it served since then: see `benchmarks.standins.pace.Counts`."""
         counts: dict[str, float] = self._ask("/_/counts", {})
         return counts
 

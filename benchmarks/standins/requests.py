@@ -88,7 +88,7 @@ class RequestParser:
 
 
 def _unchunk(buffer: bytes, at: int) -> tuple[bytes, int] | None:
-    pieces = []
+    pieces: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", at)
         if line < 0:
