@@ -6,12 +6,11 @@ or, at any point, one `Failed` after which nothing follows.  A reply that ends w
 means that the backend died.
 """
 
-from dataclasses import dataclass
-
+from illm.core.values import value
 from illm.errors import GatewayError
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Logprob:
     """One token's natural log-probability (-9999.0 for minus infinity); `raw` is its bytes where known.
 
@@ -27,7 +26,7 @@ class Logprob:
     special: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Delta:
     """Text of choice `index`, complete characters only, stop strings already cut away; `tokens` is how many made it."""
 
@@ -37,7 +36,7 @@ class Delta:
     logprobs: tuple[Logprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reasoning:
     """Text that the model thought, apart from what it says."""
 
@@ -45,7 +44,7 @@ class Reasoning:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ToolDelta:
     """A piece of tool call number `call` (0, 1, ...) of choice `index`.
 
@@ -59,7 +58,7 @@ class ToolDelta:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Raw:
     """Bytes that are in the client's own dialect already and go out as they are.
 
@@ -69,7 +68,7 @@ class Raw:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Finish:
     """Choice `index` has ended; `reason` is OpenAI's word (`stop`, `length`, ...).
 
@@ -81,14 +80,14 @@ class Finish:
     stop: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Vectors:
     """Embeddings in the order of the inputs, each as little-endian float32 bytes."""
 
     rows: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """Token counts of the whole request: a prompt counts once, however many choices continue it."""
 
@@ -97,14 +96,14 @@ class Usage:
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Done:
     """The upstream message has ended properly."""
 
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Failed:
     """The request failed.  A value, not an exception: it crosses tasks and threads and stays one request's affair."""
 

@@ -1,16 +1,17 @@
 """What a client asks, after its dialect has been parsed: plain frozen values, the same for every backend."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
 from illm.core.capabilities import Capability
+from illm.core.values import value
 
 Prompt = str | tuple[int, ...]
 """A raw prompt: text to tokenise, or token ids to take as they are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How to choose tokens.  `None` means the client did not say: the configuration decides, then the model."""
 
@@ -32,19 +33,29 @@ class Sampling:
     """How many alternatives beside each token's own log-probability; `None` for no log-probabilities at all."""
 
     def over(self, defaults: "Sampling") -> "Sampling":
-        """Fill what the client left open from `defaults`; what the client said stays."""
-        gaps = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None}
-        return replace(self, **gaps)
+        """Fill what the client left open from `defaults`; what the client said stays.  Itself, where nothing is filled."""
+        if defaults is OPEN:
+            return self
+        gaps = {
+            f.name: default
+            for f in fields(self)
+            if (default := getattr(defaults, f.name)) is not None and getattr(self, f.name) is None
+        }
+        return replace(self, **gaps) if gaps else self
 
 
-@dataclass(frozen=True, slots=True)
+OPEN = Sampling()
+"""Nothing said."""
+
+
+@value(frozen=True, slots=True)
 class Text:
     """A text part of a message."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Image:
     """An image part of a message: an http(s) or data URL, or bare base64; not yet fetched or decoded."""
 
@@ -52,7 +63,7 @@ class Image:
     base64: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Audio:
     """A piece of speech or sound in a message: standard base64 and the name of its format (`wav`, `mp3`)."""
 
@@ -63,7 +74,7 @@ class Audio:
 Part = Text | Image | Audio
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ToolCall:
     """A call that an assistant made earlier.  `arguments` is JSON text as a model wrote it, so perhaps not JSON."""
 
@@ -72,7 +83,7 @@ class ToolCall:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Message:
     """One turn.  `content` keeps the order of its parts; a plain string became one `Text`.
 
@@ -93,7 +104,7 @@ class Message:
         return "".join(part.text for part in self.content if isinstance(part, Text))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Tool:
     """A function that the model may call; `parameters` is a JSON schema."""
 
@@ -103,7 +114,7 @@ class Tool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ToolChoice:
     """Whether to call: `none`, `auto`, `required`, or `named` with the one tool's `name`."""
 
@@ -111,7 +122,7 @@ class ToolChoice:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ResponseFormat:
     """What the text must be: `type` is `text`, `json_object`, `json_schema` or a word only some backends know."""
 
@@ -121,7 +132,7 @@ class ResponseFormat:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Chat:
     """A conversation to continue with one assistant turn (or `sampling.n` of them)."""
 
@@ -138,15 +149,19 @@ class Chat:
     include_usage: bool = False
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The decoded JSON, for backends that speak the client's dialect and relay what they know."""
+    plain: bool = field(default=False, init=False, repr=False, compare=False)
+    """Only text, and a `body` that can go to a server of the client's dialect as it is.  A changed copy is not plain."""
 
     @property
     def needs(self) -> Capability:
         """The one capability without which this request makes no sense."""
+        if self.plain:
+            return Capability.CHAT
         kinds = {type(part) for message in self.messages for part in message.content}
         return Capability.AUDIO if Audio in kinds else Capability.IMAGES if Image in kinds else Capability.CHAT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Completion:
     """Raw prompts to continue; the answer's choice `p * n + i` is the i-th continuation of prompt p."""
 
@@ -162,7 +177,7 @@ class Completion:
     needs: Capability = Capability.COMPLETIONS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Embed:
     """Texts (or token ids) to turn into vectors.
 
@@ -180,7 +195,7 @@ class Embed:
     needs: Capability = Capability.EMBEDDINGS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Transcribe:
     """Speech to turn into text; `fields` are the form's other fields."""
 

@@ -5,7 +5,6 @@ in order.  A finish reason that no client knows is translated; one that means fa
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from illm.backends.remote.repair_logprobs import repair_logprobs
 from illm.backends.remote.upstream_errors import complaint_in, nonsense, upstream_error
 from illm.core.events import Usage
 from illm.core.requests import Chat, Completion, Request
+from illm.core.values import value
 from illm.errors import GatewayError
 
 JSON = dict[str, Any]
@@ -39,7 +39,7 @@ FAILURES = frozenset({"abort", "error", "cancelled", "unload"})
 """Words that say that a choice was broken off."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Asked:
     """What the answer has to look like.
 

@@ -5,15 +5,15 @@ connection worker sends, receives, keeps the deadlines, and knows none of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from illm.core.capabilities import Capability
 from illm.core.events import Event
 from illm.core.requests import Request
+from illm.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outgoing:
     """One upstream request.
 

@@ -5,7 +5,7 @@ sees it; where clients in the wild are looser, so is this.
 """
 
 from illm.dialects.openai.audio import MAX_AUDIO, parse_transcription_form, parse_transcription_json
-from illm.dialects.openai.chat import parse_chat
+from illm.dialects.openai.chat import parse_chat, read_chat
 from illm.dialects.openai.completions import DEFAULT_MAX_TOKENS, parse_completion
 from illm.dialects.openai.embeddings import embeddings_body, parse_embeddings
 from illm.dialects.openai.encoder import Encoder
@@ -38,6 +38,7 @@ __all__ = [
     "parse_embeddings",
     "parse_transcription_form",
     "parse_transcription_json",
+    "read_chat",
     "transcription_encoder",
     "unsupported",
 ]

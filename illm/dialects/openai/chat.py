@@ -5,12 +5,11 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from illm.core.requests import Chat
-from illm.dialects.openai.json_body import convert
+from illm.dialects.openai.json_body import check_depth, convert, load_object
 from illm.dialects.openai.messages import WireMessage, to_message
+from illm.dialects.openai.plain import MAX_MESSAGES, plain_chat
 from illm.dialects.openai.sampling import GenerateWire, to_sampling, wants_usage
 from illm.dialects.openai.tools import MAX_TOOLS, WireFormat, WireTool, WireToolChoice, to_format, to_tools
-
-MAX_MESSAGES = 2048
 
 
 class ChatWire(GenerateWire, kw_only=True):
@@ -26,6 +25,16 @@ class ChatWire(GenerateWire, kw_only=True):
     reasoning_effort: str | float | None = None
 
 
+def read_chat(raw: bytes) -> Chat:
+    """Read a chat request from its body's bytes.  Raises as `decode_body` and `parse_chat`."""
+    body = load_object(raw)
+    chat = plain_chat(body)
+    if chat is None:
+        check_depth(raw, body)
+        chat = _parse(body)
+    return chat
+
+
 def parse_chat(body: dict[str, Any]) -> Chat:
     """Parse a chat request.
 
@@ -38,6 +47,10 @@ def parse_chat(body: dict[str, Any]) -> Chat:
     Raises:
         GatewayError: a field is wrong; `param` names it (`messages[0].content[1].type`).
     """
+    return plain_chat(body) or _parse(body)
+
+
+def _parse(body: dict[str, Any]) -> Chat:
     wire = convert(body, ChatWire)
     tools, choice = to_tools(wire.tools, wire.tool_choice)
     return Chat(
