@@ -10,7 +10,7 @@ from benchmarks.load.plan import Plan
 from benchmarks.load.process import Generator, generator
 from benchmarks.rounds import rotated, say
 from benchmarks.samples import Sample
-from benchmarks.standins.paced import Pace
+from benchmarks.standins.pace import Pace
 from benchmarks.standins.process import PacedProcess, paced
 from benchmarks.systems import Running, System, Upstream
 
