@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +30,18 @@ def family(pid: int) -> tuple[int, ...]:
     """Return a process and all its living descendants, parents before children; empty if it is gone."""
     children: dict[int, list[int]] = defaultdict(list)
     alive = set()
-    for stat in _PROC.glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended while we looked
-            number, fields = int(stat.parent.name), _stat(stat)
-            if fields[0] != "Z":
-                alive.add(number)
-                children[int(fields[1])].append(number)
+    for number, parent, _ in _living():
+        alive.add(number)
+        children[parent].append(number)
     found = [pid] if pid in alive else []
     for parent in found:
         found.extend(sorted(children[parent]))
     return tuple(found)
+
+
+def group(leader: int) -> tuple[int, ...]:
+    """Return the living processes of a process group, whether or not its leader is among them."""
+    return tuple(number for number, _, of in _living() if of == leader)
 
 
 def memory(pids: Iterable[int]) -> Memory:
@@ -62,6 +64,15 @@ def cpu_seconds(pids: Iterable[int]) -> float:
             fields = _stat(_PROC / str(pid) / "stat")
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _living() -> Iterator[tuple[int, int, int]]:
+    """Yield pid, parent and process group of every process that has not ended."""
+    for stat in _PROC.glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended while we looked
+            state, parent, leader, *_ = _stat(stat)
+            if state not in "ZX":
+                yield int(stat.parent.name), int(parent), int(leader)
 
 
 def _stat(path: Path) -> list[str]:

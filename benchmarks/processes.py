@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from benchmarks.footprint import family
+from benchmarks.footprint import family, group
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0
@@ -204,3 +204,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):  # the leader may be gone and its workers not
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # A signal is not yet an end: whoever comes next wants the port and the processor for itself.
+    end = time.monotonic() + GRACE
+    while group(process.pid) and time.monotonic() < end:
+        time.sleep(_PAUSE)

@@ -1,9 +1,9 @@
-"""The systems under test: nothing at all, ILLM, and its peers."""
+"""The systems under test: nothing at all, ILLM, its peers, and the engines that its own is compared with."""
 
 from collections.abc import Callable
 
 from benchmarks.environments import Environment
-from benchmarks.peers import direct, envoy, illm, litellm, nginx, sglang_router, smg
+from benchmarks.peers import direct, engines, envoy, illm, litellm, models, nginx, sglang_router, smg
 from benchmarks.systems import System
 
 SYSTEMS: dict[str, System] = {
@@ -19,6 +19,7 @@ SYSTEMS: dict[str, System] = {
         litellm.SYSTEM,
         sglang_router.SYSTEM,
         smg.SYSTEM,
+        *engines.ENGINES,
     )
 }
 
@@ -29,6 +30,10 @@ ENVIRONMENTS: tuple[Environment, ...] = (
     litellm.ENVIRONMENT,
     sglang_router.ENVIRONMENT,
     smg.ENVIRONMENT,
+    models.ENVIRONMENT,
+    engines.SERVE,
+    engines.VLLM,
+    engines.LLAMACPP,
 )
 
 

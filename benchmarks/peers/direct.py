@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from benchmarks.peers.program import NEEDS_A_MODEL
 from benchmarks.systems import Running, Upstream
 
-_NEEDS_A_GATEWAY = frozenset({"cold_start", "memory", "translation"})
+_NEEDS_A_SYSTEM = frozenset({"cold_start", "memory", *NEEDS_A_MODEL})
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Direct:
 
     def supports(self, scenario: str) -> bool:
         """See `System`."""
-        return scenario not in _NEEDS_A_GATEWAY
+        return scenario not in _NEEDS_A_SYSTEM
 
     @contextmanager
     def running(self, upstream: Upstream) -> Iterator[Running]:

@@ -74,6 +74,8 @@ def program() -> str:
 
 
 def _command(upstream: Upstream, port: int, home: Path) -> Sequence[str | Path]:
+    # Its worker is another user when root starts it, and has to reach its files.
+    home.chmod(0o755)
     path = home / "nginx.conf"
     path.write_text(config(upstream, port, home))
     return [program(), "-p", home, "-e", "stderr", "-c", path]

@@ -13,6 +13,9 @@ from benchmarks.systems import Running, Upstream
 Command = Callable[[Upstream, int, Path], Sequence[str | Path]]
 """(upstream, port to listen on, an empty directory for its files) → its command line."""
 
+NEEDS_A_MODEL = frozenset({"local_engine", "local_engine_embeddings"})
+"""Scenarios that no gateway can do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -28,6 +31,8 @@ class Program:
         variables: what its environment has beside the usual.
         headers: see `Running`.
         lacks: scenarios that it cannot do.
+        only: where not empty, the only ones that it is for; else it stands between a client and an upstream.
+        model: what requests have to name, given the upstream.
         able: asked before anything else: whether it can be run at all.
         patience: seconds it may take to start.
     """
@@ -41,6 +46,8 @@ class Program:
     variables: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     lacks: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
+    model: Callable[[Upstream], str] = lambda upstream: upstream.model
     able: Callable[[], bool] = lambda: True
     patience: float = PATIENCE
 
@@ -50,7 +57,8 @@ class Program:
 
     def supports(self, scenario: str) -> bool:
         """See `System`."""
-        return scenario not in self.lacks and self.able()
+        meant = scenario in self.only if self.only else scenario not in self.lacks | NEEDS_A_MODEL
+        return meant and self.able()
 
     @contextmanager
     def running(self, upstream: Upstream) -> Iterator[Running]:
@@ -70,7 +78,7 @@ class Program:
                 cwd=Path(home),
                 patience=self.patience,
             ) as server:
-                yield Running(self.name, url, self.headers, upstream.model, server.pids)
+                yield Running(self.name, url, self.headers, self.model(upstream), server.pids)
 
 
 def distribution_version(environment: Environment, distribution: str) -> Callable[[], str]:
