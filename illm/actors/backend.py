@@ -9,7 +9,10 @@ from illm.errors import GatewayError, Kind
 
 
 class Backend(Protocol):
-    """One framework, as configured: knows its models, and makes the actors that serve them."""
+    """One framework, as configured: knows its models, and makes the actors that serve them.
+
+    What it says of a name stays true while no actor comes or goes and none lists other models: it is remembered.
+    """
 
     framework: str
 

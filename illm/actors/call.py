@@ -4,7 +4,8 @@ Rules:
 * Whoever takes a `Call` closes its reply, whatever happens.  Closed without `Done` or `Failed` = the backend died.
 * Leaving never waits and never fails: it marks the call, and tells the actor through `on_leave`.
 * The reply is one slot that merges what has not been read yet.  A producer that must not wait (the engine's thread
-  serves everybody) uses `put_nowait`; one that should feel a slow reader (a socket) uses `put`.
+  serves everybody) uses `put_nowait`; one that should feel a slow reader waits in `put`, or, where it has no task to
+  wait in (a socket's callback), stops when the reply is `full` and goes on from `on_room`.
 
 Not a memory channel: an item through one costs 7 to 29 µs, a slot under 1 µs, and a slow reader of an engine's output
 must find one merged delta, not a backlog.
@@ -20,25 +21,36 @@ import anyio
 from illm.core.events import Delta, Event, Failed
 from illm.core.requests import Request
 from illm.errors import GatewayError
+from illm.loop.wake import Wake
 
 
 class Reply:
     """Events from one producer to one reader, in batches.
 
     Args:
-        bound: how many unread events make `put` wait, counted before they merge: merged text takes memory too.
+        bound: how many unread events make it full, counted before they merge: merged text takes memory too.
+
+    Attributes:
+        closed, left: whether the producer has said everything, and whether the reader has gone.
+        on_room: called once, synchronously, when events are taken or the reply ends.
     """
 
-    __slots__ = ("_bound", "_events", "_readable", "_room", "_unread", "closed", "left")
+    __slots__ = ("_bound", "_events", "_readable", "_unread", "closed", "left", "on_room")
 
     def __init__(self, bound: int = 64) -> None:
         self._bound = bound
         self._events: list[Event] = []
         self._unread = 0
-        self._readable: anyio.Event | None = None
-        self._room: anyio.Event | None = None
+        self._readable: Wake | None = None
+        """Who waits for events, while somebody does."""
+        self.on_room: Callable[[], None] | None = None
         self.closed = False
         self.left = False
+
+    @property
+    def full(self) -> bool:
+        """Whether a producer that can should stop until `on_room`."""
+        return self._unread >= self._bound and not (self.left or self.closed)
 
     def put_nowait(self, *events: Event) -> None:
         """Add events without waiting; a delta joins the unread one before it if both are of the same choice.
@@ -51,52 +63,54 @@ class Reply:
             raise anyio.BrokenResourceError
         if self.closed:
             raise anyio.ClosedResourceError
-        self._unread += len(events)
-        pending = self._events
-        for event in events:
-            last = pending[-1] if pending else None
-            if type(event) is Delta and type(last) is Delta and last.index == event.index:
-                pending[-1] = Delta(
-                    event.index, last.text + event.text, last.tokens + event.tokens, last.logprobs + event.logprobs
-                )
-            else:
-                pending.append(event)
-        _wake(self._readable)
+        self._add(events)
+        if self._readable is not None:
+            self._readable.set()
 
     async def put(self, *events: Event) -> None:
         """Add events once fewer than `bound` are unread.  Raises as `put_nowait`."""
-        while self._unread >= self._bound and not (self.left or self.closed):
-            self._room = anyio.Event()
-            await self._room.wait()
+        while self.full:
+            room = Wake()
+            self.on_room = room.set
+            await room.wait()
         self.put_nowait(*events)
 
-    def close(self) -> None:
-        """Say that nothing follows.  Idempotent."""
+    def close(self, *events: Event) -> None:
+        """Add the last events, unless the reader has left, and say that nothing follows.  Idempotent."""
+        if self.closed:
+            return
         self.closed = True
-        _wake(self._readable)
-        _wake(self._room)
+        if events and not self.left:
+            self._add(events)
+        if self._readable is not None:
+            self._readable.set()
+        if self.on_room is not None:
+            self._make_room()
 
     def leave(self) -> None:
         """The reader goes: wake both sides, forget what is unread.  Idempotent."""
         self.left = True
         self._events, self._unread = [], 0
-        _wake(self._readable)
-        _wake(self._room)
+        if self._readable is not None:
+            self._readable.set()
+        if self.on_room is not None:
+            self._make_room()
 
     def take_nowait(self) -> list[Event]:
         """Return all the events there are, perhaps none.  Raises as `take`."""
-        if not self._events:
-            if self.left:
-                raise anyio.BrokenResourceError
-            if self.closed:
-                raise anyio.EndOfStream
-            return []
-        events, self._events, self._unread = self._events, [], 0
-        _wake(self._room)
+        events = self._events
+        if events:
+            self._events, self._unread = [], 0
+            if self.on_room is not None:
+                self._make_room()
+        elif self.left:
+            raise anyio.BrokenResourceError
+        elif self.closed:
+            raise anyio.EndOfStream
         return events
 
-    def wake(self, readable: anyio.Event) -> None:
-        """Have an event set once `take_nowait` may have more to say; the one given last counts."""
+    def wake(self, readable: Wake) -> None:
+        """Have this woken once `take_nowait` may have more to say; the one given last counts."""
         self._readable = readable
 
     async def take(self) -> list[Event]:
@@ -107,9 +121,28 @@ class Reply:
             anyio.BrokenResourceError: this side has left.
         """
         while not (events := self.take_nowait()):
-            self._readable = anyio.Event()
+            if self._readable is None:
+                self._readable = Wake()
             await self._readable.wait()
         return events
+
+    def _add(self, events: tuple[Event, ...]) -> None:
+        self._unread += len(events)
+        pending = self._events
+        for event in events:
+            if type(event) is Delta and pending:
+                last = pending[-1]
+                if type(last) is Delta and last.index == event.index:
+                    pending[-1] = Delta(
+                        event.index, last.text + event.text, last.tokens + event.tokens, last.logprobs + event.logprobs
+                    )
+                    continue
+            pending.append(event)
+
+    def _make_room(self) -> None:
+        on_room, self.on_room = self.on_room, None
+        if on_room is not None:
+            on_room()
 
 
 class Owner(Protocol):
@@ -128,16 +161,21 @@ class Call:
     Attributes:
         on_leave: set by the actor that took the call; called once, synchronously, when the caller goes early.
         queued_at, taken_at: `time.monotonic()` seconds; `taken_at` is None while it waits in the mailbox.
+        seen_at: when whoever keeps the deadlines first saw it, on the loop's clock.
+        watched: whoever answers it keeps all its deadlines, so that the caller need not: within connecting and
+            waiting for the first byte it begins to be answered or has failed, and has ended within the whole.
     """
 
-    __slots__ = ("_owner", "on_leave", "queued_at", "reply", "request", "taken_at")
+    __slots__ = ("_owner", "on_leave", "queued_at", "reply", "request", "seen_at", "taken_at", "watched")
 
-    def __init__(self, request: Request, owner: Owner) -> None:
+    def __init__(self, request: Request, owner: Owner, *, watched: bool = False) -> None:
         self.request = request
         self.reply = Reply()
         self.queued_at = monotonic()
         self.taken_at: float | None = None
+        self.seen_at: float | None = None
         self.on_leave: Callable[[], None] | None = None
+        self.watched = watched
         self._owner = owner
 
     @property
@@ -147,22 +185,21 @@ class Call:
 
     def leave(self) -> None:
         """The caller goes: whatever state the request is in, its work stops.  Idempotent, never waits."""
-        if self.reply.left:
+        reply = self.reply
+        if reply.left:
             return
-        self.reply.leave()
+        reply.leave()
         if self.taken_at is None:
             self._owner.withdrawn(self)
-        elif self.on_leave is not None and not self.reply.closed:
+        elif self.on_leave is not None and not reply.closed:
             self.on_leave()
 
     def finish(self, *events: Event) -> None:
         """Answer with the last events and close.  Idempotent; a caller who has left is no error here."""
-        if self.reply.closed:
-            return
-        if events and not self.reply.left:
-            self.reply.put_nowait(*events)
-        self.reply.close()
-        self._owner.finished(self)
+        reply = self.reply
+        if not reply.closed:
+            reply.close(*events)
+            self._owner.finished(self)
 
     def fail(self, error: GatewayError) -> None:
         """Answer with a failure and close."""
@@ -174,7 +211,8 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        if not self.reply.left:
+            self.leave()
 
 
 def unraised(error: GatewayError) -> GatewayError:
@@ -184,8 +222,3 @@ def unraised(error: GatewayError) -> GatewayError:
     and with them every frame and request they passed through.
     """
     return GatewayError(error.kind, error.message, param=error.param, retry_after=error.retry_after)
-
-
-def _wake(event: anyio.Event | None) -> None:
-    if event is not None:
-        event.set()

@@ -5,7 +5,7 @@ recently used go when too many models that nobody named at start are loaded.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
 
 import anyio
@@ -23,6 +23,9 @@ logger = logging.getLogger("illm.directory")
 
 STRANGERS = 64
 """How many models that are not loaded, and that only requests named, are remembered."""
+
+REMEMBERED = 1024
+"""How many answers to `find` are remembered; the names in them come from requests."""
 
 LIVE = (State.STARTING, State.READY, State.RESTARTING, State.DOWN)
 
@@ -59,9 +62,14 @@ class Directory:
         self._scopes: dict[Ref, anyio.CancelScope] = {}
         self._leaving: dict[Ref, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
+        self._found: dict[tuple[str | None, str | None, Capability, bool], Ref] = {}
+        """What `find` has answered, as long as the actors and their lists of models stay what they are."""
+        self._lists: Sequence[Callable[[], Sequence[str]]] = ()
+        self._listed: Sequence[Sequence[str]] = ()
         for backend in self.backends.values():
             for served in backend.named():
                 self._refs[served.framework, served.model] = Ref(served, self._start)
+        self._changed()
 
     def __iter__(self) -> Iterator[Ref]:
         return iter(self._refs.values())
@@ -97,15 +105,19 @@ class Directory:
         """
         if self.draining:
             raise _closing()
-        framework = self._framework(request.framework, request.model)
-        backend, need = self.backends[framework], request.needs
-        known = {model: ref.served for (name, model), ref in self._refs.items() if name == framework}
-        served = choose(backend, known, request.model, need, strict=not isinstance(request, Embed) or request.explicit)
-        key = (framework, served.model)
-        if key not in self._refs:
-            self._make_room_for_names()
-            self._refs[key] = Ref(served, self._start)
-        return self._refs[key]
+        listed = [lists() for lists in self._lists]
+        if listed != self._listed:  # mostly the same objects
+            self._found.clear()
+            self._listed = listed
+        need, strict = request.needs, not isinstance(request, Embed) or request.explicit
+        asked = (request.framework, request.model, need, strict)
+        ref = self._found.get(asked)
+        if ref is None:
+            ref = self._look_up(request.framework, request.model, need, strict=strict)
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            self._found[asked] = ref
+        return ref
 
     def list(self, framework: str | None = None) -> Sequence[Ref]:
         """Return the actors of one framework, or of all.  Raises `GatewayError` for an unknown framework."""
@@ -124,6 +136,22 @@ class Directory:
         if states & {State.IDLE, State.STARTING}:
             return "loading"
         return "ok" if states <= {State.READY} else "degraded"
+
+    def _look_up(self, framework: str | None, model: str | None, need: Capability, *, strict: bool) -> Ref:
+        framework = self._framework(framework, model)
+        known = {name: ref.served for (home, name), ref in self._refs.items() if home == framework}
+        served = choose(self.backends[framework], known, model, need, strict=strict)
+        key = (framework, served.model)
+        if key not in self._refs:
+            self._make_room_for_names()
+            self._refs[key] = Ref(served, self._start)
+            self._changed()
+        return self._refs[key]
+
+    def _changed(self) -> None:
+        """Another actor is there, or one less."""
+        self._found.clear()
+        self._lists = [ref.served.lists for ref in self if ref.served.lists is not None]
 
     def _framework(self, asked: str | None, model: str | None) -> str:
         if asked is not None:
@@ -173,6 +201,7 @@ class Directory:
         key = (ref.served.framework, ref.model)
         if self._refs.get(key) is ref:  # else a newer actor of the same name has taken the place
             del self._refs[key]
+            self._changed()
         ref.state = State.STOPPED
         ref.inbox.close(told)
 

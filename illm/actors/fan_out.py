@@ -20,6 +20,7 @@ from illm.actors.ref import Ref
 from illm.core.events import Done, Event, Failed, Raw, Usage, Vectors
 from illm.core.requests import Completion, Generate
 from illm.errors import GatewayError, Kind
+from illm.loop.wake import Wake
 
 _INT64 = 1 << 64
 
@@ -93,6 +94,11 @@ class FanOut:
         self.queued_at = calls[0].queued_at
 
     @property
+    def watched(self) -> bool:
+        """See `Call.watched`."""
+        return all(part.call.watched for part in self._parts)
+
+    @property
     def reply(self) -> Self:
         """Where the merged answer is read from."""
         return self
@@ -119,7 +125,7 @@ class FanOut:
         while True:
             if self.left:
                 raise anyio.BrokenResourceError
-            readable = anyio.Event()
+            readable = Wake()
             for part in self._parts:
                 if part.waited_for:
                     part.call.reply.wake(readable)

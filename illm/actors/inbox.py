@@ -27,7 +27,8 @@ class Inbox:
         active: calls that were taken and not yet answered.
         closed: what everyone is told from now on, once it is closed.
         direct: set by an actor that can give a call to someone who works on it without a task in between; asked first,
-            it must not wait, and says whether it has taken the call.
+            it must not wait, and says whether it has taken the call.  It may have answered it by then.
+        watched: set by an actor that keeps its calls' deadlines, those of calls that wait here too (`overdue`).
         down: set by an actor that cannot reach what it stands for: what everybody is told meanwhile.
     """
 
@@ -36,6 +37,7 @@ class Inbox:
         self.active: set[Call] = set()
         self.closed: GatewayError | None = None
         self.direct: Callable[[Call], bool] | None = None
+        self.watched = False
         self.down: GatewayError | None = None
         self._waiting: set[Call] = set()
         # Made when first used: a mailbox that nobody ever wrote to has nothing that must be closed.
@@ -54,11 +56,15 @@ class Inbox:
         """
         if self.closed is not None:
             raise unraised(self.closed)
-        call = Call(request, self)
-        if self.direct is not None and not self._waiting and self.direct(call):
+        call = Call(request, self, watched=self.watched)
+        if self.direct is not None and not self._waiting:
+            # First, since it may be answered before `direct` returns.
             call.taken_at = call.queued_at
             self.active.add(call)
-            return call
+            if self.direct(call):
+                return call
+            call.taken_at = None
+            self.active.discard(call)
         if self.waiting >= self.limit:
             raise GatewayError(Kind.OVERLOADED, f"The backend is overloaded: {self.waiting} requests are waiting")
         self._waiting.add(call)
@@ -87,6 +93,24 @@ class Inbox:
             if self._hand_over(call):
                 return call
         return None
+
+    def overdue(self, now: float, patience: float, error: GatewayError) -> None:
+        """Answer with `error` those who have waited for `patience` seconds, as far as this has been asked before.
+
+        Args:
+            now: on the loop's clock.
+            patience: in seconds.
+            error: what they are told.
+        """
+        late = []
+        for call in self._waiting:
+            if call.seen_at is None:
+                call.seen_at = now
+            elif now >= call.seen_at + patience:
+                late.append(call)
+        for call in late:
+            self.withdrawn(call)
+            call.fail(unraised(error))
 
     def refuse(self, error: GatewayError) -> None:
         """Answer everyone who waits with `error`."""

@@ -27,6 +27,9 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+_READY = State.READY  # a look-up in an enum costs a request more than the comparison
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """What one actor will serve, before it exists.
@@ -124,11 +127,14 @@ class Ref:
         Raises:
             GatewayError: it cannot be taken now: overloaded, not ready, failed, shutting down.
         """
-        if self.state is State.IDLE:
-            self._start(self)
-        self.check()
-        self.used_at = monotonic()
-        return self.inbox.admit(request)
+        inbox = self.inbox
+        if self._state is not _READY or inbox.down is not None:
+            if self._state is State.IDLE:
+                self._start(self)
+            self.check()
+        call = inbox.admit(request)
+        self.used_at = call.queued_at
+        return call
 
     def check(self) -> None:
         """Raise what a call would be refused with now, if it would: before work that is only done for the call."""

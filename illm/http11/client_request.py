@@ -8,7 +8,9 @@ from illm.http11.framing import FIELD_LINES
 _FIELDS = re.compile(FIELD_LINES)
 _LINE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ /[!-\"$-~]*")
 _OURS = frozenset((b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"))
-_BODILESS = frozenset(("GET", "HEAD"))
+_BODILESS = (b"GET ", b"HEAD ")
+_LARGE = 64 * 1024
+"""Bytes of a body from which on a second write costs less than copying it."""
 
 
 class RequestError(ValueError):
@@ -28,16 +30,13 @@ def encode_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     return block
 
 
-def encode_request(
-    method: str, target: str, fixed: bytes, fields: Iterable[tuple[bytes, bytes]] = (), body: bytes = b""
-) -> bytes:
-    """Return a whole HTTP/1.1 request.
+def encode_head(method: str, target: str, fixed: bytes, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Return the head of an HTTP/1.1 request but for its end, which `framed` writes; it may serve any number of them.
 
     Args:
         method, target: of the request line; the target in origin form, escaped already.
         fixed: fields that every request to this server carries, `host` among them, from `encode_fields`.
         fields: more of them; framing and connection are ours, and left out here.
-        body: complete.
 
     Raises:
         RequestError: text that could forge a field or a request.
@@ -47,5 +46,19 @@ def encode_request(
     if any(b":" in name for name, _ in fields):  # the check of the fields would take the rest for the value
         raise RequestError("a header field has a colon in its name")
     more = encode_fields(field for field in fields if field[0].lower() not in _OURS)
-    length = b"" if method in _BODILESS and not body else b"content-length: %d\r\n" % len(body)
-    return b"%b HTTP/1.1\r\n%b%b%b\r\n%b" % (line.encode("ascii"), fixed, more, length, body)
+    return b"%b HTTP/1.1\r\n%b%b" % (line.encode("ascii"), fixed, more)
+
+
+def framed(head: bytes, body: bytes) -> tuple[bytes, ...]:
+    """Return a whole request as the pieces to write: mostly one, but a large body is not copied.
+
+    Args:
+        head: from `encode_head`.
+        body: complete.
+    """
+    size = len(body)
+    if not size and head.startswith(_BODILESS):
+        return (b"%b\r\n" % head,)
+    if size > _LARGE:
+        return b"%bcontent-length: %d\r\n\r\n" % (head, size), body
+    return (b"%bcontent-length: %d\r\n\r\n%b" % (head, size, body),)

@@ -1,15 +1,18 @@
-"""The client's side, inwards: bytes to the events of one response.
+"""The client's side, inwards: the bytes of one response, to its head and the pieces of its body.
 
-Strict: a response that is malformed or ambiguous in its framing is `Malformed`, never guessed at.  No engine runs here.
+Strict: a response that is malformed or ambiguous in its framing is a fault, never guessed at.  No engine runs here.
 Finding every boundary is all there is to reading a response, so an engine behind the check would walk the same bytes
 a second time; tests hold it to what h11 reads instead.
+
+No events are made either: a read is mostly one token's bytes, and objects around them would cost more than finding
+them.  What `feed` does not return stands in attributes.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from illm.http11.client_chunks import ChunkDecoder
-from illm.http11.events import Body, End
 from illm.http11.framing import FIELD_LINES
 
 _HEAD = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n(" + FIELD_LINES + rb")\r\n")
@@ -21,31 +24,27 @@ _ONCE = frozenset((b"content-length", b"transfer-encoding"))
 _BODILESS = frozenset((204, 304))
 _SWITCHING = 101
 _HEAD_BYTES = 64 * 1024
-_END = End()
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """A final response has begun.
+    """How a final response begins; shared between responses that begin alike, so nobody may write to it.
 
     `headers` have lowercase names, repeated fields joined by a comma; `length` is the body's size in bytes, `None`
-    where only its end will tell.  `keep_alive`: the server will take another request.
+    where it is `chunked` or only the connection's end will tell.  `keep_alive`: the server will take another request.
     """
 
     status: int
-    headers: dict[bytes, bytes]
+    headers: Mapping[bytes, bytes]
     length: int | None
     keep_alive: bool
+    chunked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """What came is no response, or not all of one; nothing follows.  `reason` is for our log, not for clients."""
-
-    reason: str
-
-
-ResponseEvent = ResponseHead | Body | End | Malformed
+_READ: dict[bytes, ResponseHead] = {}
+"""Heads as they came, and what they say: one server's differ in the date, and in a few lengths."""
+_READ_MOST = 256
+_READ_BYTES = 1024
 
 
 class _Broken(Exception):  # noqa: N818  # control flow inside this file
@@ -60,112 +59,145 @@ class ResponseParser:
 
     Attributes:
         begun: at least one byte has come.
+        head: of the response, once it is complete.
+        over: nothing more can be read: the response is complete, or `fault` says why it never will be.
+        fault: for our log, not for clients.
         reusable: the response is complete, and the connection good for another request.
     """
 
-    __slots__ = ("_buffer", "_chunks", "_keep_alive", "_left", "_method", "_over", "_searched", "begun", "reusable")
+    __slots__ = ("_buffer", "_chunks", "_left", "_method", "_searched", "begun", "fault", "head", "over", "reusable")
 
     def __init__(self, method: str = "POST") -> None:
+        self.restart(method)
+
+    def restart(self, method: str) -> None:
+        """Forget everything: the next bytes answer another request."""
         self._method = method
-        self._buffer: bytes | None = b""
-        """What there is of the head; None once it is complete."""
+        self._buffer = b""
+        """What there is of a head that is not complete."""
         self._searched = 0
         self._left: int | None = 0
         """Bytes left of a counted body; None where the end of the connection ends it."""
         self._chunks: ChunkDecoder | None = None
-        self._keep_alive = False
-        self._over = False
-        self.begun = self.reusable = False
+        self.head: ResponseHead | None = None
+        self.fault: str | None = None
+        self.begun = self.over = self.reusable = False
 
-    def feed(self, data: bytes) -> list[ResponseEvent]:
-        """Take what came from the socket, cut anywhere; return what it completes, a read's body bytes in one `Body`."""
+    def feed(self, data: bytes) -> bytes:
+        """Take what came from the socket, cut anywhere; return the bytes of the body that are in it."""
         self.begun = True
-        events: list[ResponseEvent] = []
-        if self._over:  # bytes nobody asked for: whose answer would they be?
+        if self.over:  # bytes nobody asked for: whose answer would they be?
             self.reusable = False
-            return events
-        try:
-            while self._buffer is not None and data:
-                data = self._head(self._buffer + data, events)
-            if self._buffer is None:
-                self._body(data, events)
-        except _Broken as reason:
-            self._over = True
-            events.append(Malformed(str(reason)))
-        return events
-
-    def eof(self, *, broken: bool = False) -> list[ResponseEvent]:
-        """The connection has ended, or is `broken`; return what that completes."""
-        if self._over:
-            return []
-        self._over = True
-        if self._buffer is None and self._left is None and self._chunks is None and not broken:
-            return [_END]
-        return [Malformed("the connection ended in the middle of a response")]
-
-    def _head(self, data: bytes, events: list[ResponseEvent]) -> bytes:
-        end = data.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
-        if end < 4 or end > _HEAD_BYTES:
-            if len(data) > _HEAD_BYTES:
-                raise _Broken("the head is too large")
-            if not data.startswith(_BEGINS[: len(data)]) or _NEVER.search(data, max(0, self._searched - 1)):
-                raise _Broken("not an HTTP/1.1 response")
-            self._buffer, self._searched = data, len(data)
             return b""
-        match = _HEAD.fullmatch(data, 0, end)
-        if match is None:
-            raise _Broken("malformed head")
-        self._searched, self._buffer = 0, b""
-        status = int(match[2])
-        if status == _SWITCHING:
-            raise _Broken("switches to a protocol nobody asked for")
-        if status >= 200:
-            self._buffer = None
-            events.append(self._frame(status, _fields(match[3]), modern=match[1] == b"1.1"))
-        return data[end:]
-
-    def _frame(self, status: int, headers: dict[bytes, bytes], *, modern: bool) -> ResponseHead:
-        coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
-        closes = b"close" in [word.strip() for word in headers.get(b"connection", b"").lower().split(b",")]
-        self._keep_alive = modern and not closes
-        if self._method == "HEAD" or status in _BODILESS:
-            self._left = 0
-        elif coding is not None:
-            if not modern or coding.lower() != b"chunked" or length is not None:
-                raise _Broken("ambiguous or unknown transfer-encoding")
-            self._chunks, self._left = ChunkDecoder(), None
-        elif length is not None:
-            if _LENGTH.fullmatch(length) is None:
-                raise _Broken("malformed content-length")
-            self._left = int(length)
-        else:
-            self._left, self._keep_alive = None, False
-        return ResponseHead(status, headers, self._left, self._keep_alive)
-
-    def _body(self, data: bytes, events: list[ResponseEvent]) -> None:
+        head = self.head
+        if head is None:
+            try:
+                data = self._begin(data)
+            except _Broken as reason:
+                self._break(str(reason))
+                return b""
+            head = self.head
+            if head is None:
+                return b""
         if self._chunks is not None:
-            body = self._chunks.feed(data) if data else b""
-            if body:
-                events.append(Body(body))
-            if self._chunks.fault is not None:
-                raise _Broken(self._chunks.fault)
-            if self._chunks.done:
-                self._finish(events, self._chunks.rest)
-        elif self._left is None:
-            if data:
-                events.append(Body(data))
-        else:
-            body, rest = data[: self._left], data[self._left :]
-            self._left -= len(body)
-            if body:
-                events.append(Body(body))
-            if not self._left:
-                self._finish(events, rest)
+            return self._unchunk(self._chunks, data) if data else b""
+        left = self._left
+        if left is None:
+            return data
+        size = len(data)
+        if size < left:
+            self._left = left - size
+            return data
+        self.over = True
+        if size == left:
+            self.reusable = head.keep_alive
+            return data
+        return data[:left]
 
-    def _finish(self, events: list[ResponseEvent], rest: bytes) -> None:
-        self._over = True
-        self.reusable = self._keep_alive and not rest
-        events.append(_END)
+    def eof(self, *, broken: bool = False) -> None:
+        """The connection has ended, or is `broken`: that completes the response, or breaks it off."""
+        if self.over:
+            return
+        if self.head is not None and self._left is None and self._chunks is None and not broken:
+            self.over = True
+        else:
+            self._break("the connection ended in the middle of a response")
+
+    def _begin(self, data: bytes) -> bytes:
+        """Read heads, up to the one that counts; return what follows it."""
+        while data:
+            searched = self._searched
+            if self._buffer:
+                data = self._buffer + data
+            end = data.find(b"\r\n\r\n", max(0, searched - 3)) + 4
+            if end < 4 or end > _HEAD_BYTES:
+                if len(data) > _HEAD_BYTES:
+                    raise _Broken("the head is too large")
+                if not data.startswith(_BEGINS[: len(data)]) or _NEVER.search(data, max(0, searched - 1)):
+                    raise _Broken("not an HTTP/1.1 response")
+                self._buffer, self._searched = data, len(data)
+                return b""
+            self._buffer, self._searched = b"", 0
+            block, data = data[:end], data[end:]
+            head = _READ.get(block) or _remember(block)
+            if head.status == _SWITCHING:
+                raise _Broken("switches to a protocol nobody asked for")
+            if head.status >= 200:
+                self._frame(head)
+                break
+        return data
+
+    def _frame(self, head: ResponseHead) -> None:
+        self.head = head
+        if self._method == "HEAD" or head.status in _BODILESS:
+            self._left = 0
+        elif head.chunked:
+            self._chunks = ChunkDecoder()
+        else:
+            self._left = head.length
+
+    def _unchunk(self, chunks: ChunkDecoder, data: bytes) -> bytes:
+        body = chunks.feed(data)
+        if chunks.done:
+            self.over = True
+            self.reusable = not chunks.rest and self.head is not None and self.head.keep_alive
+        elif chunks.fault is not None:
+            self._break(chunks.fault)
+        return body
+
+    def _break(self, reason: str) -> None:
+        self.over = True
+        self.fault = reason
+
+
+def _remember(block: bytes) -> ResponseHead:
+    head = _read(block)
+    if len(block) <= _READ_BYTES:
+        if len(_READ) >= _READ_MOST:
+            _READ.clear()
+        _READ[block] = head
+    return head
+
+
+def _read(block: bytes) -> ResponseHead:
+    match = _HEAD.fullmatch(block)
+    if match is None:
+        raise _Broken("malformed head")
+    modern, status, headers = match[1] == b"1.1", int(match[2]), _fields(match[3])
+    coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
+    closes = b"close" in [word.strip() for word in headers.get(b"connection", b"").lower().split(b",")]
+    keep_alive = modern and not closes
+    if status < 200 or status in _BODILESS:
+        return ResponseHead(status, headers, None, keep_alive)
+    if coding is not None:
+        if not modern or coding.lower() != b"chunked" or length is not None:
+            raise _Broken("ambiguous or unknown transfer-encoding")
+        return ResponseHead(status, headers, None, keep_alive, chunked=True)
+    if length is None:
+        return ResponseHead(status, headers, None, keep_alive=False)
+    if _LENGTH.fullmatch(length) is None:
+        raise _Broken("malformed content-length")
+    return ResponseHead(status, headers, int(length), keep_alive)
 
 
 def _fields(block: bytes) -> dict[bytes, bytes]:

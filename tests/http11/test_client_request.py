@@ -3,9 +3,13 @@
 import h11
 import pytest
 
-from illm.http11.client_request import RequestError, encode_fields, encode_request
+from illm.http11.client_request import RequestError, encode_fields, encode_head, framed
 
 FIXED = encode_fields([(b"host", b"there:80"), (b"authorization", b"Bearer key")])
+
+
+def encode_request(method: str, target: str, fixed: bytes, fields=(), body: bytes = b"") -> bytes:
+    return b"".join(framed(encode_head(method, target, fixed, fields), body))
 
 
 def read(wire: bytes) -> tuple[h11.Request, bytes]:
@@ -59,3 +63,11 @@ def test_framing_is_ours():
 def test_what_could_forge_a_field_is_refused(method, target, field):
     with pytest.raises(RequestError):
         encode_request(method, target, FIXED, [field])
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, 1_000_000])
+def test_a_body_of_any_size_arrives_and_a_large_one_is_not_copied(size):
+    body = b"x" * size
+    pieces = framed(encode_head("POST", "/", FIXED), body)
+    assert read(b"".join(pieces))[1] == body
+    assert any(piece is body for piece in pieces) is (size > 64 * 1024)

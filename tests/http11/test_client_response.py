@@ -1,12 +1,13 @@
-"""Responses as they come from upstream: the same events at every cut, nothing ambiguous, and what h11 reads."""
+"""Responses as they come from upstream: read the same at every cut, nothing ambiguous, and as h11 reads them."""
+
+from dataclasses import dataclass
 
 import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from illm.http11.client_response import Malformed, ResponseHead, ResponseParser
-from illm.http11.events import Body, End
+from illm.http11.client_response import ResponseHead, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -56,13 +57,28 @@ BAD = {
 }
 
 
+@dataclass(frozen=True)
+class End:
+    """The response is complete."""
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """It never will be."""
+
+    reason: str
+
+
 def parse(*pieces: bytes, method: str = "POST", eof: bool = False) -> tuple[list[object], bytes, ResponseParser]:
+    """What was seen, in order; the body's bytes; the parser."""
     parser = ResponseParser(method)
-    events = [event for piece in pieces for event in parser.feed(piece)]
+    body = b"".join([parser.feed(piece) for piece in pieces])
     if eof:
-        events += parser.eof()
-    body = b"".join(event.data for event in events if isinstance(event, Body))
-    return [event for event in events if not isinstance(event, Body)], body, parser
+        parser.eof()
+    events: list[object] = [] if parser.head is None else [parser.head]
+    if parser.over:
+        events.append(End() if parser.fault is None else Malformed(parser.fault))
+    return events, body, parser
 
 
 def cuts(wire: bytes):

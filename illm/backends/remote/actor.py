@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
 from illm.backends.remote.address import Address
-from illm.backends.remote.deadlines import Timeouts
+from illm.backends.remote.deadlines import Phase, Timeouts, late
 from illm.backends.remote.pool import Pool
 from illm.backends.remote.probe import watch_health
 from illm.backends.remote.replicas import pick
@@ -24,6 +24,7 @@ from illm.backends.remote.upstream import Dialect
 from illm.backends.remote.workers import Job
 from illm.core.requests import Request
 from illm.errors import GatewayError, Kind
+from illm.loop.wake import Wake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +56,19 @@ class Board:
     """What is known about a backend's servers: written by its actor, read by everybody; outlives a crash."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+        self._chosen = () if upstream.model is None else (upstream.model,)
         self.pools: Sequence[Pool] = ()
-        self._models: dict[str, None] = {}
-
-    @property
-    def models(self) -> Sequence[str]:
+        self.models: Sequence[str] = self._chosen
         """The models its servers listed when they were last asked, the operator's choice first.
 
         Those of a server that went down stay: a request for one is told that, and not sent elsewhere.
         """
-        listed = {name: None for pool in self.pools for name in pool.models}
+
+    def note_models(self) -> None:
+        """Note what the servers list now."""
+        listed = dict.fromkeys(name for pool in self.pools for name in pool.models)
         if listed:
-            self._models = listed
-        chosen = self._upstream.model
-        return tuple(self._models if chosen is None else {chosen: None} | self._models)
+            self.models = tuple(dict.fromkeys((*self._chosen, *listed)))
 
     def default(self) -> str | None:
         """Return the model of a request that names none, if there is an obvious one."""
@@ -95,7 +94,7 @@ class RemoteActor:
         self._inbox: Inbox | None = None
         self._tasks: TaskGroup | None = None
         self._verdict = anyio.Event()
-        self._working = anyio.Event()
+        self._working = Wake()
 
     async def run(self, inbox: Inbox, ready: Callable[[], None]) -> None:
         """See `Actor.run`.  It is ready once a server is up, or all have been asked."""
@@ -113,13 +112,16 @@ class RemoteActor:
                 for pool in self._pools:
                     tasks.start_soon(watch_health, pool)
                 await self._verdict.wait()
-                inbox.direct = self.hand_over
+                inbox.direct, inbox.watched = self.hand_over, True
                 ready()
                 self.judged()
-                await self._watch_deadlines()
+                await self._watch_deadlines(inbox)
         finally:
             inbox.direct = inbox.down = None
+            inbox.watched = False
             self._inbox = None
+            for pool in self._pools:
+                pool.close()
 
     def hand_over(self, call: Call) -> bool:
         """Give a call to a worker; False where none may be had, so that it must wait."""
@@ -127,7 +129,6 @@ class RemoteActor:
         if pool is None:
             return False
         pool.take(Job(call, self._named(call.request)))
-        self._working.set()
         return True
 
     # What the pools ask of it
@@ -144,14 +145,20 @@ class RemoteActor:
             return False
         job.moved = True
         pool.take(job)
-        self._working.set()
         return True
 
     def refill(self) -> None:
         """See `Dispatch.refill`."""
         while not self._ending and (pool := pick(self._pools)) is not None and (job := self.next_job()) is not None:
             pool.take(job)
-            self._working.set()
+
+    def listed(self) -> None:
+        """See `Dispatch.listed`."""
+        self._board.note_models()
+
+    def working(self) -> None:
+        """See `Dispatch.working`."""
+        self._working.set()
 
     def judged(self) -> None:
         """See `Dispatch.judged`."""
@@ -171,15 +178,18 @@ class RemoteActor:
         # Workers that end because the actor does must not be given the next call.
         return self._tasks is None or self._tasks.cancel_scope.cancel_called
 
-    async def _watch_deadlines(self) -> None:
+    async def _watch_deadlines(self, inbox: Inbox) -> None:
+        timeouts = self._upstream.timeouts
+        unanswered = late(Phase.FIRST_BYTE, self._upstream.dialect.framework)
         while True:
-            await anyio.sleep(self._upstream.timeouts.tick)
+            if not any(pool.workers for pool in self._pools):
+                await self._working.wait()
+            await anyio.sleep(timeouts.tick)
             now = anyio.current_time()
             for pool in self._pools:
                 pool.check(now)
-            if not any(pool.workers for pool in self._pools):
-                self._working = anyio.Event()
-                await self._working.wait()
+            if inbox.waiting:
+                inbox.overdue(now, timeouts.first_byte, unanswered)
 
     def _servers(self) -> list[Server]:
         upstream, tls = self._upstream, None

@@ -1,22 +1,22 @@
-"""One upstream connection: opened, written, read, looked at before reuse, closed.  It knows no HTTP.
+"""How a connection to an upstream server comes about, and what its going wrong is called.  It knows no HTTP.
 
-What a network can do comes out as three things only: `UnreachableError` from `connect`, False from `send`, and no
-bytes from `receive`.
+What a network can do comes out as `UnreachableError` here; what it does to an open wire its owner is told.
 """
 
 import errno
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute
 
 from illm.backends.remote.server import Server
+from illm.loop.connect import open_tcp, open_unix
+from illm.loop.wake import Wake
+from illm.loop.wire import Receiver, Wire
 
-_GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-_READ = 64 * 1024
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 # The first that fits; what operators read in /healthz and the log, so no addresses.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -44,48 +44,12 @@ class UnreachableError(Exception):
         self.ours = ours
 
 
-class Connection:
-    """An open stream.
+async def connect(server: Server, receiver: Receiver) -> Wire:
+    """Open a connection, which the receiver has to close.
 
     Args:
-        stream: closed by `close`, whatever happened before.
-    """
-
-    __slots__ = ("_socket", "_stream")
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._socket: Any = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610  # not Django's
-
-    async def send(self, data: bytes) -> bool:
-        """Write everything; False where the connection is gone.  What the server said before it went may be left."""
-        try:
-            await self._stream.send(data)
-        except _GONE:
-            return False
-        return True
-
-    async def receive(self) -> bytes | None:
-        """Return what has come: `b""` after a proper end of the stream, None where the connection broke."""
-        try:
-            return await self._stream.receive(_READ)
-        except anyio.EndOfStream:
-            return b""
-        except _GONE:
-            return None
-
-    @property
-    def stale(self) -> bool:
-        """Whether an idle connection must not be reused: it was closed, or said something that nobody asked for."""
-        return self._socket is not None and _readable(self._socket)
-
-    async def close(self) -> None:
-        """Close at once, without a TLS farewell; the server sees a closed connection and stops its work."""
-        await anyio.aclose_forcefully(self._stream)
-
-
-async def connect(server: Server) -> Connection:
-    """Open a connection.
+        server: where to.
+        receiver: who owns it; it may be called before this returns.
 
     Raises:
         UnreachableError: whatever came between.
@@ -93,43 +57,76 @@ async def connect(server: Server) -> Connection:
     address = server.address
     try:
         if address.socket is not None:
-            return Connection(await anyio.connect_unix(address.socket))
-        if not address.tls:
-            stream: ByteStream = await anyio.connect_tcp(address.host, address.port)
-        else:
-            stream = await anyio.connect_tcp(
-                address.host,
-                address.port,
-                ssl_context=server.tls,
-                tls_hostname=address.host,
-                tls_standard_compatible=False,
-            )
+            return await open_unix(receiver, address.socket)
+        return await open_tcp(receiver, address.host, address.port, server.tls if address.tls else None)
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        cause = _cause(error)
-        reason = next(reason for kind, reason in _REASONS if isinstance(cause, kind))
-        raise UnreachableError(reason, ours=getattr(cause, "errno", None) in _OURS) from error
-    # A request is written at once and then waited on: Nagle's algorithm could only delay it.
-    stream.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # noqa: S610
-    return Connection(stream)
+        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+        raise UnreachableError(reason, ours=getattr(error, "errno", None) in _OURS) from error
 
 
-def _cause(error: BaseException) -> BaseException:
-    # anyio wraps a failure to connect, and several of them in a group.
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        elif type(error) is OSError and error.__cause__ is not None:
-            error = error.__cause__
-        else:
-            return error
+def speaking(wire: Wire) -> Callable[[], bool]:
+    """Return what says whether something has come on an idle connection that its owner has not been told of yet.
 
-
-def _readable(raw: Any) -> bool:
+    The loop tells of it in its next round only, and until then somebody may hand over a request: what came would be
+    taken for its answer.
+    """
+    raw: Any = wire.socket
+    if raw is None:
+        return bool  # False
     descriptor = raw.fileno()
-    if descriptor < 0:
-        return True
     if hasattr(select, "poll"):  # `select` cannot look at descriptors above 1023
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([descriptor], [], [], 0)[0])
+        look = poll.poll
+        return lambda: bool(look(0))
+    return lambda: bool(select.select([descriptor], [], [], 0)[0])
+
+
+class Connection:
+    """A connection whose owner waits for what comes: a probe's, which has nothing else to do."""
+
+    def __init__(self) -> None:
+        self._data: list[bytes] = []
+        self._ended: bool | None = None
+        self._changed = Wake()
+        self._wire: Wire | None = None
+
+    async def open(self, server: Server) -> None:
+        """Open it, once.  Raises as `connect`."""
+        self._wire = await connect(server, self)
+
+    def send(self, data: bytes) -> None:
+        """Write everything."""
+        if self._wire is not None:
+            self._wire.write(data)
+
+    async def receive(self) -> bytes | None:
+        """Return what has come: `b""` after a proper end of the stream, None where the connection broke."""
+        while not self._data:
+            if self._ended is not None:
+                return None if self._ended else b""
+            await self._changed.wait()
+        return self._data.pop(0)
+
+    def close(self) -> None:
+        """Close at once, without a TLS farewell."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    # See `Receiver`
+
+    def received(self, data: bytes) -> None:
+        """Keep it."""
+        self._data.append(data)
+        self._changed.set()
+
+    def ended(self, broken: bool) -> None:
+        """Nothing more will come."""
+        self._ended = broken
+        self._changed.set()
+
+    def drained(self) -> None:
+        """A probe writes little."""
+
+    def closed(self) -> None:
+        """`ended` has said it."""

@@ -32,6 +32,15 @@ LATE: Mapping[Phase, tuple[Kind, str]] = {
 }
 
 
+_FIELDS = {
+    Phase.REST: "rest",
+    Phase.CONNECT: "connect",
+    Phase.FIRST_BYTE: "first_byte",
+    Phase.BYTES: "idle",
+    Phase.WHOLE: "total",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """Seconds: for connecting (TLS included), until the first byte, between bytes, for a whole exchange.
@@ -47,14 +56,8 @@ class Timeouts:
 
     def of(self, phase: Phase) -> float:
         """Return the limit of one phase; a slow client is its server's affair."""
-        return {
-            Phase.REST: self.rest,
-            Phase.CONNECT: self.connect,
-            Phase.FIRST_BYTE: self.first_byte,
-            Phase.BYTES: self.idle,
-            Phase.CLIENT: math.inf,
-            Phase.WHOLE: self.total,
-        }[phase]
+        field = _FIELDS.get(phase)
+        return math.inf if field is None else float(getattr(self, field))
 
     @property
     def tick(self) -> float:
@@ -64,19 +67,30 @@ class Timeouts:
 
 
 class Deadline:
-    """One worker's.  Written by it, read by the watch."""
+    """One worker's.  Written by it, read by the watch.
 
-    __slots__ = ("_end", "_fresh", "_moved", "_phase", "_until")
+    Attributes:
+        since: when the exchange was first looked at, on the loop's clock; None before.
+    """
+
+    __slots__ = ("_moved", "_phase", "_until", "since")
 
     def __init__(self) -> None:
         self._phase = Phase.REST
-        self._moved = self._fresh = True
-        self._until = self._end = math.inf
+        self._moved = True
+        self._until = math.inf
+        self.since: float | None = None
 
-    def begin(self, phase: Phase) -> None:
-        """A new exchange begins; `Phase.REST` says that none runs."""
+    def begin(self, phase: Phase, since: float | None = None) -> None:
+        """A new exchange begins; `Phase.REST` says that none runs.
+
+        Args:
+            phase: the first.
+            since: when the request was first looked at, where it has waited before or was tried elsewhere.
+        """
         self._phase = phase
-        self._moved = self._fresh = True
+        self._moved = True
+        self.since = since
 
     def enter(self, phase: Phase) -> None:
         """The exchange is in this phase, and something moved just now."""
@@ -85,15 +99,24 @@ class Deadline:
 
     def passed(self, now: float, timeouts: Timeouts) -> Phase | None:
         """Return which limit has passed, if any.  `now` is on the loop's clock."""
-        if self._fresh:
-            self._fresh = False
-            self._end = math.inf if self._phase is Phase.REST else now + timeouts.total
+        phase = self._phase
         if self._moved:
             self._moved = False
-            self._until = now + timeouts.of(self._phase)
+            self._until = now + timeouts.of(phase)
         elif now >= self._until:
-            return self._phase
-        return Phase.WHOLE if now >= self._end else None
+            return phase
+        if phase is Phase.REST:
+            return None
+        if self.since is None:
+            self.since = now
+        elif now >= self.since + timeouts.total:
+            return Phase.WHOLE
+        elif phase in _UNANSWERED and now >= self.since + timeouts.connect + timeouts.first_byte:
+            return Phase.FIRST_BYTE  # wherever the time went: on a replica that failed, or in the mailbox
+        return None
+
+
+_UNANSWERED = (Phase.CONNECT, Phase.FIRST_BYTE)
 
 
 def late(phase: Phase, framework: str) -> GatewayError:

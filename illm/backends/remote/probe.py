@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import anyio
 
-from illm.backends.remote.connection import Connection, UnreachableError, connect
+from illm.backends.remote.connection import Connection, UnreachableError
 from illm.backends.remote.pool import Pool
 from illm.backends.remote.server import Server
 from illm.backends.remote.upstream import Outgoing
-from illm.http11.client_response import Malformed, ResponseHead, ResponseParser
-from illm.http11.events import Body, End
+from illm.http11.client_response import ResponseParser
 
 logger = logging.getLogger("illm.remote")
 
@@ -52,7 +51,7 @@ async def watch_health(pool: Pool) -> None:
         found = await _examine(pool, with_models=not was_up or count % MODELS_EVERY == 0)
         count = count + 1 if was_up else 1
         if found.models is not None:
-            pool.models = found.models
+            pool.note_models(found.models)
         if not (found.ours and health.known):
             health.probed(found.status, found.problem)
         if health.up is not was_up:
@@ -68,47 +67,42 @@ async def watch_health(pool: Pool) -> None:
 
 async def _examine(pool: Pool, *, with_models: bool) -> Found:
     server, dialect = pool.server, pool.dialect
-    connection: Connection | None = None
+    connection = Connection()
     status: int | None = None
     try:
         with anyio.move_on_after(min(PATIENCE, pool.timeouts.connect + pool.timeouts.first_byte)):
-            connection = await connect(server)
+            await connection.open(server)
             answer = await fetch(connection, server, dialect.probe_path)
             status = answer.status
             if not with_models or status is None or status >= 500:
                 return Found(status)
             if dialect.models_path != dialect.probe_path:
                 if not answer.reusable:
-                    await connection.close()
-                    connection = await connect(server)
+                    connection.close()
+                    connection = Connection()
+                    await connection.open(server)
                 answer = await fetch(connection, server, dialect.models_path)
             return Found(status, models=_read_models(pool, answer))
     except UnreachableError as error:
         return Found(status, error.reason, ours=error.ours)
     finally:
-        if connection is not None:
-            await connection.close()
+        connection.close()
     return Found(status)
 
 
 async def fetch(connection: Connection, server: Server, path: str) -> Answer:
     """Send a GET and return the whole answer, unless it is too large to be one."""
-    await connection.send(server.encode(Outgoing("GET", path)))
-    parser, status, body = ResponseParser("GET"), None, bytearray()
-    while len(body) < _LARGEST:
+    connection.send(b"".join(server.encode(Outgoing("GET", path))))
+    parser, body = ResponseParser("GET"), bytearray()
+    while not parser.over and len(body) < _LARGEST:
         data = await connection.receive()
-        if data is None or (not data and not parser.begun):
-            break
-        for step in parser.feed(data) if data else parser.eof():
-            if isinstance(step, ResponseHead):
-                status = step.status
-            elif isinstance(step, Body):
-                body += step.data
-            elif isinstance(step, End):
-                return Answer(status, bytes(body), parser.reusable)
-            elif isinstance(step, Malformed):
-                return Answer(None)
-    return Answer(None)
+        if data:
+            body += parser.feed(data)
+        else:
+            parser.eof(broken=data is None)
+    if parser.head is None or not parser.over or parser.fault is not None:
+        return Answer(None)
+    return Answer(parser.head.status, bytes(body), parser.reusable)
 
 
 def _read_models(pool: Pool, answer: Answer) -> tuple[str, ...] | None:

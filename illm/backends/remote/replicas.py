@@ -40,6 +40,9 @@ def pick(
     Returns:
         None where no server could take a request now.
     """
+    if len(servers) == 1:
+        only = servers[0]
+        return only if only is not avoid and only.available else None
     able = [server for server in servers if server is not avoid and server.available]
     if len(able) > 2:
         able = list(sample(able, 2))

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from illm.backends.remote.address import Address
 from illm.backends.remote.upstream import Outgoing
 from illm.errors import GatewayError
-from illm.http11.client_request import encode_fields, encode_request
+from illm.http11.client_request import encode_fields, encode_head, framed
+
+_HEADS = 64
+"""How many heads of requests are kept, encoded; they differ in the path, mostly."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +31,7 @@ class Server:
     tls: ssl.SSLContext | None = None
     key: str | None = field(default=None, repr=False)
     _fixed: bytes = field(init=False, repr=False)
+    _heads: dict[tuple[object, ...], bytes] = field(init=False, repr=False, default_factory=dict)
 
     def hide_in(self, error: GatewayError) -> GatewayError:
         """Take our key and the server's name out of what it said, wherever a client might read them."""
@@ -52,10 +56,20 @@ class Server:
         """Return it for the log."""
         return f"{self.framework} replica {self.number} ({self.address})"
 
-    def encode(self, outgoing: Outgoing) -> bytes:
-        """Return a request as it goes over the wire.  Raises `RequestError` for what could not be sent safely."""
-        target = self.address.target(outgoing.path)
-        return encode_request(outgoing.method, target, self._fixed, outgoing.headers, outgoing.body)
+    def encode(self, outgoing: Outgoing) -> tuple[bytes, ...]:
+        """Return a request as it goes over the wire, in the pieces to write.
+
+        Raises:
+            RequestError: it could not be sent safely.
+        """
+        key = outgoing.method, outgoing.path, outgoing.headers
+        head = self._heads.get(key)
+        if head is None:
+            head = encode_head(outgoing.method, self.address.target(outgoing.path), self._fixed, outgoing.headers)
+            if len(self._heads) >= _HEADS:  # a form's boundary is another one each time
+                self._heads.clear()
+            self._heads[key] = head
+        return framed(head, outgoing.body)
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext:

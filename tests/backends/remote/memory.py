@@ -4,10 +4,14 @@ import math
 from collections.abc import Awaitable, Callable
 
 import anyio
+import pytest
+from anyio.abc import TaskGroup
 from anyio.streams.stapled import StapledObjectStream
 
-from illm.backends.remote.connection import Connection
+from illm.backends.remote import connection, workers
 from illm.backends.remote.server import Server
+from illm.loop.tasks import hold
+from illm.loop.wire import Receiver, StreamWire, Wire
 
 Serve = Callable[[StapledObjectStream[bytes]], Awaitable[None]]
 
@@ -27,7 +31,7 @@ class Network:
         serve: the server; it closes its end.
     """
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, serve: Serve) -> None:
+    def __init__(self, tasks: TaskGroup, serve: Serve) -> None:
         self._tasks = tasks
         self._serve = serve
         self.hangs = False
@@ -35,7 +39,12 @@ class Network:
         self.opened = 0
         self.times: list[float] = []
 
-    async def connect(self, server: Server) -> Connection:
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take the place of every way to connect."""
+        for module in (connection, workers):
+            monkeypatch.setattr(module, "connect", self.connect)
+
+    async def connect(self, server: Server, receiver: Receiver) -> Wire:
         """Stand in for `connection.connect`."""
         self.times.append(anyio.current_time())
         if self.hangs:
@@ -44,7 +53,9 @@ class Network:
         up_send, up_receive = anyio.create_memory_object_stream[bytes](0)
         down_send, down_receive = anyio.create_memory_object_stream[bytes](math.inf)
         self._tasks.start_soon(self._end, StapledObjectStream(down_send, up_receive))
-        return Connection(Pipe(up_send, down_receive))  # type: ignore[arg-type]
+        wire = StreamWire(Pipe(up_send, down_receive), receiver)  # type: ignore[arg-type]
+        hold(wire.run, "wire")  # as real ones are
+        return wire
 
     async def _end(self, stream: StapledObjectStream[bytes]) -> None:
         async with stream:

@@ -11,7 +11,7 @@ import trio
 from backends.remote.echo import ask, failure, running, text
 from backends.remote.fake_server import CLOSE, RESET, STALL, fake_server, head, response
 from backends.remote.memory import Network
-from illm.backends.remote import probe, workers
+from illm.backends.remote import connection, probe
 from illm.backends.remote.connection import UnreachableError
 from illm.backends.remote.health import PERIOD, Health
 from illm.backends.remote.pool import Pool
@@ -194,8 +194,7 @@ async def test_when_probes_come(autojump_clock, monkeypatch):
 
     async with anyio.create_task_group() as tasks:
         made = Network(tasks, serve)
-        monkeypatch.setattr(workers, "connect", made.connect)
-        monkeypatch.setattr(probe, "connect", made.connect)
+        made.install(monkeypatch)
         async with running("http://there") as ref:
             await trio.sleep(12)
             assert [round(at - made.times[0]) for at in made.times] == [0, 5, 10]
@@ -212,12 +211,12 @@ async def test_when_probes_come(autojump_clock, monkeypatch):
 
 @pytest.mark.anyio
 async def test_a_probe_that_fails_for_want_of_descriptors_says_nothing_about_the_server(monkeypatch):
-    async def none_left(server):
+    async def none_left(server, receiver):
         raise UnreachableError("no connection", ours=True)
 
     with anyio.fail_after(10):
         async with fake_server([OK]) as server, running(server.url) as ref:
-            monkeypatch.setattr(probe, "connect", none_left)
+            monkeypatch.setattr(connection, "connect", none_left)
             pool = pools(ref)[0]
             found = await probe._examine(pool, with_models=True)
             assert found.ours

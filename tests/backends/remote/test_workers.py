@@ -139,7 +139,7 @@ async def test_leaving_after_some_of_a_stream():
 async def test_leaving_while_connecting(monkeypatch):
     trying, stopped = anyio.Event(), anyio.Event()
 
-    async def never(server):
+    async def never(server, receiver):
         trying.set()
         try:
             await anyio.sleep_forever()
@@ -191,16 +191,28 @@ async def test_leaving_while_writing():
             tasks.cancel_scope.cancel()
 
 
-async def test_leaving_before_the_worker_ran_keeps_its_connection():
+async def test_leaving_at_once_closes_the_connection_that_the_request_is_on():
+    with anyio.fail_after(10):
+        scripts = {b"hello": [OK], b"gone": [STALL]}
+        async with fake_server(lambda seen: scripts[seen.body]) as server, running(server.url) as ref:
+            assert await text(ref) == "fine"
+            left = server.left
+            ref.call(ask("gone")).leave()
+            assert not ref.inbox.active
+            assert connections(ref) == 0
+            await server.until(lambda: server.left == left + 1)
+            assert await text(ref) == "fine"
+            first, _, last = server.requests
+            assert first.connection != last.connection
+
+
+async def test_leaving_at_once_on_a_new_connection_asks_for_nothing():
     with anyio.fail_after(10):
         async with fake_server([OK]) as server, running(server.url) as ref:
-            assert await text(ref) == "fine"
             ref.call(ask("gone")).leave()
-            while ref.inbox.active:
-                await anyio.lowlevel.checkpoint()
+            assert not ref.inbox.active
             assert await text(ref) == "fine"
-            assert [seen.body for seen in server.requests] == [b"hello", b"hello"]
-            assert server.connections == 1
+            assert [seen.body for seen in server.requests] == [b"hello"]
 
 
 async def test_leaving_after_the_end_keeps_the_connection():
