@@ -1,46 +1,50 @@
-"""One connection: a task that runs its requests in order, and one that reads.
+"""One connection: what comes is taken synchronously, and one task runs the requests in order.
 
-The reader never waits for the application except where a buffer is full, so the end of the stream is seen while a
-request runs.  All state changes are synchronous; the two tasks meet only in `Wake`s.  Nobody here arms a timer: two
-deadlines are plain numbers, which the server's one watchdog compares with the clock (`check`); what the passing of the
-reader's means depends on its phase.  A stalled write is ended by closing the stream under it, so that no write needs a
-scope of its own.
+The wire calls us with bytes, so that a client that leaves is noticed while its request runs; the task is woken when
+there is a request, and writes without waiting as long as the client reads.  All state changes are synchronous.  Nobody
+here arms a timer: two deadlines are plain numbers, which the server's one watchdog compares with the clock (`check`);
+what the passing of the reading one means depends on the phase.
 """
 
 import logging
 import math
-from contextlib import suppress
+from collections.abc import Callable
 
 import anyio
-from anyio.abc import ByteStream
 
 from illm.http11 import Body, End, Event, Head, Refusal, Refused, RequestParser, ResponseEncoder
+from illm.loop.wake import Wake
+from illm.loop.wire import Wire
 from illm.server.exchange import ClientDisconnected, Exchange
 from illm.server.faults import fault_body, fault_headers, only_disconnects
-from illm.server.scope import Ends, http_scope
-from illm.server.service import Phase, Service, reset_on_close
-from illm.server.wake import Wake
+from illm.server.scope import Ends, ends_of, http_scope
+from illm.server.service import Phase, Service
 
 logger = logging.getLogger("illm.server")
 
-_GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 _LINGER = 2.0
 """Seconds a client may go on sending what nobody reads, so that it can read our last answer before a reset eats it."""
 
 
 class Connection:
-    """See the module.  `run` owns the stream and closes it.
+    """See the module; a `Receiver`, and the `Line` of its exchanges.  `run` owns the wire and closes it.
 
     Args:
-        stream: the client.
-        ends: its addresses.
         service: what it shares with the others.
+        gone: called last.
     """
 
+    _ends: Ends
+    _wire: Wire
+
     __slots__ = (
+        "_closed",
         "_ends",
         "_exchange",
         "_fault",
+        "_full",
+        "_gone",
+        "_later",
         "_over",
         "_parser",
         "_phase",
@@ -48,24 +52,26 @@ class Connection:
         "_room",
         "_rude",
         "_service",
-        "_stream",
         "_unread",
         "_wake",
+        "_wire",
         "_write_deadline",
     )
 
-    def __init__(self, stream: ByteStream, ends: Ends, service: Service) -> None:
-        self._stream = stream
-        self._ends = ends
+    def __init__(self, service: Service, gone: "Callable[[Connection], None]") -> None:
         self._service = service
-        self._parser = RequestParser(service.limits.message)
+        self._gone = gone
+        self._parser = RequestParser(service.message, service.engine)
         self._exchange: Exchange | None = None
         self._fault: Refused | None = None
-        self._over = False  # the stream ended, or may as well have
+        self._over = False  # the client left, or may as well have
+        self._closed = False
         self._rude = False  # end with a reset, as what was sent may look complete but is not
+        self._full = False  # the wire asked for a pause
+        self._later = b""  # what is to be written after it
         self._unread = 0
         self._wake = Wake()  # for the task that runs the requests
-        self._room = Wake()  # for the reader
+        self._room = Wake()  # for whoever writes
         self._phase = Phase.IDLE
         self._read_deadline = service.now + service.limits.header_timeout
         self._write_deadline = math.inf
@@ -73,15 +79,18 @@ class Connection:
     async def run(self) -> None:
         """Serve until the client or we have had enough."""
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._read)
-                await self._converse()
-                tasks.cancel_scope.cancel()
+            await self._converse()
+            if not self._rude:
+                self._write_deadline = self._service.now + self._service.limits.write_timeout
+                self._wire.close()
+                while not self._closed:
+                    await self._wake.wait()
+        except Exception:
+            logger.exception("a connection failed")
         finally:
             self._exchange = None  # it knows us: a cycle that only the garbage collector would find
-            if self._rude:
-                reset_on_close(self._stream)
-            await anyio.aclose_forcefully(self._stream)
+            self._wire.abort(reset=self._rude)
+            self._gone(self)
 
     # What the server tells us
 
@@ -90,8 +99,7 @@ class Connection:
         if now >= self._write_deadline:
             self._write_deadline = math.inf
             self._lose()
-            reset_on_close(self._stream)
-            self._service.tasks.start_soon(anyio.aclose_forcefully, self._stream)
+            self._wire.abort(reset=True)
         elif now >= self._read_deadline:
             self._read_deadline = math.inf
             if self._phase in (Phase.HEAD, Phase.REQUEST):
@@ -108,27 +116,34 @@ class Connection:
 
     # What the exchange asks of us
 
-    async def write(self, data: bytes) -> None:
-        """See `Wire`."""
+    def write(self, data: bytes) -> bool:
+        """See `Line`."""
         service = self._service
-        size = service.limits.write_bytes
-        try:
-            for piece in (data,) if len(data) <= size else [data[i : i + size] for i in range(0, len(data), size)]:
-                self._write_deadline = service.now + service.limits.write_timeout
-                await self._stream.send(piece)
-        except _GONE as exc:
-            self._lose()
-            raise ClientDisconnected("the client has left") from exc
-        finally:
-            self._write_deadline = math.inf
+        if len(data) > service.limits.write_bytes or self._later:
+            self._later += data
+            self._write_on()
+        elif not self._wire.write(data):
+            self._full = True
+            self._write_deadline = service.now + service.limits.write_timeout
+        return not (self._full or self._later)
+
+    async def room(self) -> None:
+        """See `Line`."""
+        while self._full or self._later:
+            if self._over:
+                raise ClientDisconnected("the client has left")
+            if self._full:
+                await self._room.wait()
+            else:
+                self._write_on()
 
     def await_body(self, waiting: bool) -> None:
-        """See `Wire`.  Only then a pause is the client's: otherwise it may be us who do not read."""
+        """See `Line`.  Only then a pause is the client's: otherwise it may be us who do not read."""
         if self._phase is Phase.REQUEST:
             self._read_deadline = self._service.now + self._service.limits.body_timeout if waiting else math.inf
 
     def stays_open(self) -> bool:
-        """See `Wire`."""
+        """See `Line`."""
         exchange = self._exchange
         if self._service.draining or self._over or exchange is None:
             return False
@@ -138,28 +153,21 @@ class Connection:
         unread = self._parser.unread
         return not exchange.expects and (unread is None or unread <= self._service.limits.unread_body)
 
-    def resume(self) -> None:
-        """See `Wire`."""
-        self._room.set()
+    def read_on(self) -> None:
+        """See `Line`."""
+        if not self._crowded():
+            self._wire.resume()
 
-    # The reader
+    # What the wire tells us
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                while self._full():
-                    await self._room.wait()
-                self._feed(await self._stream.receive())
-        except _GONE:
-            self._lose()
+    def opened(self, wire: Wire) -> None:
+        """See `Owner`."""
+        self._wire = wire
+        self._ends = ends_of(wire.socket)
+        self._service.tasks.start_soon(self.run)
 
-    def _full(self) -> bool:
-        if self._exchange is None or self._phase is Phase.CLOSING:
-            return False
-        limits = self._service.limits
-        return self._exchange.held >= limits.body_buffer or self._parser.buffered >= limits.pipeline_buffer
-
-    def _feed(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
         if self._phase is Phase.CLOSING:
             self._discard(len(data))
             return
@@ -168,8 +176,33 @@ class Connection:
         elif self._phase is Phase.IDLE and self._parser.buffered:
             self._phase = Phase.HEAD
             self._read_deadline = self._service.now + self._service.limits.header_timeout
-        if self._phase is Phase.REQUEST and self._read_deadline != math.inf:
-            self._read_deadline = self._service.now + self._service.limits.body_timeout
+        if self._phase is Phase.REQUEST:
+            if self._read_deadline != math.inf:
+                self._read_deadline = self._service.now + self._service.limits.body_timeout
+            if self._crowded():
+                self._wire.pause()
+
+    def ended(self, broken: bool) -> None:
+        """See `Receiver`."""
+        self._lose()
+
+    def drained(self) -> None:
+        """See `Receiver`."""
+        self._full = False
+        self._write_deadline = math.inf
+        self._room.set()
+
+    def closed(self) -> None:
+        """See `Receiver`."""
+        self._closed = True
+        self._wake.set()
+
+    def _crowded(self) -> bool:
+        exchange = self._exchange
+        if exchange is None or self._phase is Phase.CLOSING:
+            return False
+        limits = self._service.limits
+        return exchange.held >= limits.body_buffer or self._parser.buffered >= limits.pipeline_buffer
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -206,6 +239,16 @@ class Connection:
         if self._exchange is not None:
             self._exchange.lose()
         self._wake.set()
+        self._room.set()
+
+    def _write_on(self) -> None:
+        """Write the next piece: the deadline is for each."""
+        size = self._service.limits.write_bytes
+        while self._later and not self._full:
+            piece, self._later = self._later[:size], self._later[size:]
+            if not self._wire.write(piece):
+                self._full = True
+                self._write_deadline = self._service.now + self._service.limits.write_timeout
 
     # The requests
 
@@ -216,9 +259,11 @@ class Connection:
                 await self._wake.wait()
             exchange = self._exchange
             if exchange is not None:
-                stays = await self._serve(exchange) and await self._skip_unread(exchange)
+                stays = await self._serve(exchange) and (exchange.body_ended or await self._skip_unread(exchange))
                 if stays:
                     self._next_request()
+                    if self._exchange is not None:  # it was here already: others have waited too
+                        await anyio.lowlevel.checkpoint()
             elif self._fault is not None:
                 await self._answer("GET", self._fault.status, self._fault.reason)
                 stays = False
@@ -229,19 +274,18 @@ class Connection:
         self._exchange = None
         self._phase = Phase.IDLE
         self._rude = False
-        if self._service.draining:
+        service, parser = self._service, self._parser
+        if service.draining:
             self._lose()
             return
-        limits = self._service.limits
-        events = self._parser.next_request()
-        if self._parser.buffered and not events:
+        events = parser.next_request()
+        self._read_deadline = service.now + service.limits.keep_alive
+        if parser.buffered and not events:
             self._phase = Phase.HEAD
-        self._read_deadline = self._service.now + (
-            limits.header_timeout if self._parser.buffered else limits.keep_alive
-        )
+            self._read_deadline = service.now + service.limits.header_timeout
         if events:
             self._take(events)
-        self._room.set()
+        self.read_on()
 
     async def _serve(self, exchange: Exchange) -> bool:
         """Run one request; return whether the connection may go on."""
@@ -249,9 +293,7 @@ class Connection:
         self._rude = True
         crashed = False
         try:
-            scope = http_scope(
-                exchange.head, self._ends, state=service.state, register=exchange.register, root_path=service.root_path
-            )
+            scope = http_scope(exchange.head, self._ends, service.state, exchange.register, service.root_path)
             await service.app(scope, exchange.receive, exchange.send)
         except Refusal as refusal:
             self._refuse(Refused(refusal.status, refusal.reason))
@@ -282,14 +324,12 @@ class Connection:
 
     async def _skip_unread(self, exchange: Exchange) -> bool:
         """Read what the application left of the body, if it is little; return whether its end was reached."""
-        if exchange.body_ended:
-            return True
         if exchange.expects:
             return False
         self._unread = self._service.limits.unread_body
         self._phase = Phase.UNREAD
         self._read_deadline = self._service.now + self._service.limits.body_timeout
-        self._room.set()
+        self._wire.resume()
         while not exchange.body_ended and self._fault is None and not self._over:
             await self._wake.wait()
         return exchange.body_ended
@@ -297,9 +337,8 @@ class Connection:
     async def _answer(self, method: str, status: int, reason: str) -> None:
         encoder = ResponseEncoder(method, "1.1", keep_alive=False)
         encoder.start(status, fault_headers(status, reason))
-        with suppress(ClientDisconnected):
-            await self.write(encoder.body(fault_body(status, reason), more=False))
-            self._rude = False
+        self.write(encoder.body(fault_body(status, reason), more=False))
+        self._rude = False
 
     async def _linger(self) -> None:
         """Close so that the client can read our last answer although it may still be sending."""
@@ -309,8 +348,7 @@ class Connection:
         self._phase = Phase.CLOSING
         self._unread = self._service.limits.body_buffer
         self._read_deadline = self._service.now + _LINGER
-        self._room.set()
-        with suppress(*_GONE):
-            await self._stream.send_eof()
+        self._wire.resume()
+        self._wire.end()
         while not self._over:
             await self._wake.wait()

@@ -2,6 +2,7 @@
 
 The connection pushes what it parsed (`push`, `end_body`, `lose`), synchronously; the application pulls.  An exchange
 outlives its usefulness when a task of the application keeps `send`: after `close` it only says that all is over.
+A request whose body is here when it is asked for, and a response that the client takes, wait for nothing.
 """
 
 import logging
@@ -11,8 +12,8 @@ from typing import Protocol
 
 from illm.http11 import Head, ResponseEncoder, ResponseError
 from illm.http11.response import CONTINUE
+from illm.loop.wake import Wake
 from illm.server.scope import Message
-from illm.server.wake import Wake
 
 logger = logging.getLogger("illm.server")
 
@@ -21,11 +22,15 @@ class ClientDisconnected(OSError):  # noqa: N818  # a condition the application 
     """`send` was called, but there is nobody to send to."""
 
 
-class Wire(Protocol):
+class Line(Protocol):
     """What an exchange needs of its connection."""
 
-    async def write(self, data: bytes) -> None:
-        """Hand bytes to the socket.  Raises `ClientDisconnected`."""
+    def write(self, data: bytes) -> bool:
+        """Hand bytes to the socket.  False: wait for `room` before there is more."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until the client has taken enough.  Raises `ClientDisconnected`."""
         ...
 
     def await_body(self, waiting: bool) -> None:
@@ -36,7 +41,7 @@ class Wire(Protocol):
         """Whether the connection can serve another request after this one, as far as is known now."""
         ...
 
-    def resume(self) -> None:
+    def read_on(self) -> None:
         """Say that the body's buffer has room."""
         ...
 
@@ -46,7 +51,7 @@ class Exchange:
 
     Args:
         head: the request.
-        wire: its connection.
+        line: its connection.
     """
 
     __slots__ = (
@@ -54,7 +59,7 @@ class Exchange:
         "_changed",
         "_chunks",
         "_delivered",
-        "_wire",
+        "_line",
         "body_ended",
         "encoder",
         "expects",
@@ -63,7 +68,7 @@ class Exchange:
         "held",
     )
 
-    def __init__(self, head: Head, wire: Wire) -> None:
+    def __init__(self, head: Head, line: Line) -> None:
         self.head = head
         self.encoder = ResponseEncoder(head.method, head.version, keep_alive=head.keep_alive)
         self.expects = head.expect_continue
@@ -73,10 +78,10 @@ class Exchange:
         self.body_ended = False
         self.held = 0
         """Body bytes that the application has not taken."""
-        self._wire = wire
+        self._line = line
         self._chunks: list[bytes] = []
         self._delivered = False
-        self._changed = Wake()
+        self._changed: Wake | None = None  # made by the first who waits
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -91,20 +96,23 @@ class Exchange:
         self.expects = False
         self._chunks.append(data)
         self.held += len(data)
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
 
     def end_body(self) -> None:
         """The body is complete."""
         self.body_ended = True
         self.expects = False
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
 
     def lose(self) -> None:
         """The client is gone: tell whoever asked to be told, once."""
         if self.gone:
             return
         self.gone = True
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
         callbacks, self._callbacks = self._callbacks, []
         if self.done:
             return
@@ -112,7 +120,7 @@ class Exchange:
             try:
                 callback()
             except Exception:
-                # It must not take the connection's reader down with it.
+                # It must not take the connection down with it.
                 logger.exception("a disconnect callback failed")
 
     def close(self) -> None:
@@ -134,23 +142,26 @@ class Exchange:
 
     async def receive(self) -> Message:
         """ASGI's receive: the body, then, whenever the client leaves or the response is out, the disconnect."""
-        if self.expects and not self.encoder.started:
+        if self.expects and not self.gone and not self.encoder.started:
             self.expects = False
-            with suppress(ClientDisconnected):
-                await self._wire.write(CONTINUE)
+            if not self._line.write(CONTINUE):
+                with suppress(ClientDisconnected):
+                    await self._line.room()
         while True:
-            if self.gone or self.done:
+            if self.gone or self.encoder.complete:
                 return {"type": "http.disconnect"}
             if self._chunks or (self.body_ended and not self._delivered):
                 return self._take()
-            self._wire.await_body(not self.body_ended)
+            if self._changed is None:
+                self._changed = Wake()
+            self._line.await_body(not self.body_ended)
             try:
                 await self._changed.wait()
             finally:
-                self._wire.await_body(False)
+                self._line.await_body(False)
 
     async def send(self, message: Message) -> None:
-        """ASGI's send: returns when the bytes are with the socket.
+        """ASGI's send: returns when the bytes are with the socket, or as good as.
 
         Raises:
             ClientDisconnected: the client has left.
@@ -158,26 +169,29 @@ class Exchange:
         """
         if self.gone:
             raise ClientDisconnected("the client has left")
+        encoder = self.encoder
         kind = message["type"]
         if kind == "http.response.body":
-            encoder = self.encoder
-            if encoder.keep_alive and not encoder.head_sent and not self._wire.stays_open():
+            if not encoder.head_sent and encoder.keep_alive and not self._line.stays_open():
                 encoder.keep_alive = False
             data = encoder.body(message.get("body", b""), more=message.get("more_body", False))
-            if data:
-                await self._wire.write(data)
+            room = not data or self._line.write(data)
             if encoder.complete:
                 self._callbacks.clear()
-                self._changed.set()
+                if self._changed is not None:
+                    self._changed.set()
+            if not room:
+                await self._line.room()
         elif kind == "http.response.start":
-            self.encoder.start(message["status"], message.get("headers", ()))
+            encoder.start(message["status"], message.get("headers", ()))
         else:
             raise ResponseError(f"unexpected message {kind!r}")
 
     def _take(self) -> Message:
-        chunks, self._chunks = self._chunks, []
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
         self.held = 0
         self._delivered = self.body_ended
-        self._wire.resume()
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._line.read_on()
         return {"type": "http.request", "body": body, "more_body": not self.body_ended}

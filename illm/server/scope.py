@@ -22,7 +22,28 @@ class Ends(NamedTuple):
     server: Address | None
 
 
-def http_scope(head: Head, ends: Ends, *, state: dict[str, Any], register: Register, root_path: str) -> Scope:
+def ends_of(raw: Any) -> Ends:
+    """Return the addresses of a connected socket; None stands for one that is none, or that has closed."""
+    try:
+        remote, local = (raw.getpeername(), raw.getsockname()) if raw is not None else (None, None)
+    except (OSError, ValueError):  # it has left already; ValueError is uvloop's word for that
+        remote = local = None
+    # The client of a Unix socket has no name.
+    return Ends(address_of(remote) if remote else None, address_of(local) if local else None)
+
+
+def address_of(address: object) -> Address:
+    """Return a socket's address as ASGI wants it."""
+    match address:
+        case (str(host), int(port), *_):
+            return host, port
+        case bytes(path):
+            return path.decode(errors="surrogateescape"), None
+        case _:
+            return str(address), None
+
+
+def http_scope(head: Head, ends: Ends, state: dict[str, Any], register: Register, root_path: str) -> Scope:
     """Build the scope.
 
     Args:
@@ -35,20 +56,20 @@ def http_scope(head: Head, ends: Ends, *, state: dict[str, Any], register: Regis
     Raises:
         Refusal: if the target cannot be understood.
     """
-    target = split_target(head.method, head.target)
-    headers = head.headers
-    if target.authority is not None:
+    method, target, version, headers, _, _, _ = head
+    path, raw_path, query, authority = split_target(method, target)
+    if authority is not None:
         # RFC 9112 3.2.2: an absolute target's authority replaces whatever Host says.
-        headers = [(b"host", target.authority), *((k, v) for k, v in headers if k != b"host")]
+        headers = [(b"host", authority), *((k, v) for k, v in headers if k != b"host")]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": head.version,
-        "method": head.method,
+        "http_version": version,
+        "method": method,
         "scheme": "http",
-        "path": root_path + target.path if root_path else target.path,
-        "raw_path": target.raw_path,
-        "query_string": target.query,
+        "path": root_path + path if root_path else path,
+        "raw_path": raw_path,
+        "query_string": query,
         "root_path": root_path,
         "headers": headers,
         "client": ends.client,

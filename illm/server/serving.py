@@ -4,25 +4,27 @@ The order of a life: bind (the kernel queues clients from here on), start the ap
 accepting, tell the application, close idle connections, wait for the running requests, then shut the application down.
 """
 
+import ipaddress
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, TaskGroup, TaskStatus
+from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
-from illm.http11 import ResponseEncoder
+from illm.http11.engine import EngineFactory, find_engine
+from illm.loop.listening import Owner, accept_from, run_stream
+from illm.server.binding import addresses, bind, close
 from illm.server.connection import Connection
-from illm.server.faults import fault_body, fault_headers
 from illm.server.lifespan import Lifespan, LifespanFailed
 from illm.server.limits import Limits
-from illm.server.scope import Address, Application, Ends
+from illm.server.scope import Application
 from illm.server.service import Service
+from illm.server.turned_away import PATIENCE, TurnedAway
 
 logger = logging.getLogger("illm.server")
 
-_BUSY_SECONDS = 1.0
-_ACCEPT_PAUSE = 0.1
 _DEFAULTS = Limits()
 
 
@@ -34,6 +36,8 @@ async def serve(
     uds: str | None = None,
     limits: Limits = _DEFAULTS,
     root_path: str = "",
+    http: str = "auto",
+    sockets: Sequence[socket.socket] | None = None,
     shutdown: anyio.Event | None = None,
     task_status: TaskStatus[list[tuple[str, int]]] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -46,27 +50,32 @@ async def serve(
         uds: a Unix socket's path, instead of host and port.
         limits: see `Limits`.
         root_path: where the application is mounted.
+        http: who reads requests beside our own check: `auto` (nobody), `h11` or `httptools`.
+        sockets: listening and not blocking, instead of all addresses; closed in any case.
         shutdown: set it for a graceful stop.
         task_status: started with the bound addresses once requests are accepted.
 
     Raises:
         OSError: the address cannot be bound.
+        ImportError: the chosen reader is not installed.
         LifespanFailed: the application did not start, broke while running, or did not shut down.
     """
     stop = shutdown or anyio.Event()
-    listeners = await _bind(host, port, uds, limits.backlog)
-    lifespan = Lifespan(app, stop)
+    if sockets is None:
+        sockets = await _bind(host, port, uds, limits.backlog)
     try:
+        lifespan = Lifespan(app, stop)
+        engine = find_engine(http)
+        where = addresses(sockets)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lifespan.run)
             if await lifespan.startup():
-                server = Server(app, limits, root_path, lifespan.state)
-                await server.run(listeners, stop, lambda: task_status.started(_addresses(listeners)))
+                server = Server(app, limits, root_path, lifespan.state, engine)
+                await server.run(sockets, stop, lambda: task_status.started(where))
                 await lifespan.shutdown(limits.drain)
             tasks.cancel_scope.cancel()
     finally:
-        for listener in listeners:
-            await anyio.aclose_forcefully(listener)
+        close(sockets)
     if lifespan.failure is not None:
         raise LifespanFailed(lifespan.failure)
 
@@ -74,36 +83,42 @@ async def serve(
 class Server:
     """The connections of one server, and the one clock they all look at."""
 
-    def __init__(self, app: Application, limits: Limits, root_path: str, state: dict[str, object]) -> None:
+    def __init__(
+        self,
+        app: Application,
+        limits: Limits,
+        root_path: str,
+        state: dict[str, Any],
+        engine: EngineFactory | None = None,
+    ) -> None:
         self._app = app
         self._limits = limits
         self._root_path = root_path
         self._state = state
+        self._engine = engine
         self._connections: set[Connection] = set()
-        self._turned_away = 0
+        self._turned_away: set[TurnedAway] = set()
+        self._draining = False
         self._empty = anyio.Event()
 
     async def run(
-        self, listeners: list[SocketListener], stop: anyio.Event, started: Callable[[], None] = lambda: None
+        self, sockets: Sequence[socket.socket], stop: anyio.Event, started: Callable[[], None] = lambda: None
     ) -> None:
-        """Accept from `listeners` (which are closed) until `stop`, then drain."""
+        """Accept from `sockets` (which are closed) until `stop`, then drain."""
         async with anyio.create_task_group() as tasks:
             service = self.service(tasks)
             tasks.start_soon(self.watch, service)
             async with anyio.create_task_group() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(self._accept, listener, service)
+                accepting.start_soon(accept_from, sockets, lambda: self.owner(service), tasks)
                 started()
                 await stop.wait()
                 accepting.cancel_scope.cancel()
-            for listener in listeners:
-                await listener.aclose()
             await self.drain(service)
             tasks.cancel_scope.cancel()
 
     def service(self, tasks: TaskGroup) -> Service:
         """Return what connections that run in `tasks` share."""
-        return Service(self._app, self._limits, self._root_path, self._state, tasks, anyio.current_time())
+        return Service(self._app, self._limits, self._engine, self._root_path, self._state, tasks, anyio.current_time())
 
     async def watch(self, service: Service) -> None:
         """Keep the clock, and the deadlines of all connections."""
@@ -116,26 +131,27 @@ class Server:
         service.now = now
         for connection in list(self._connections):
             connection.check(now)
+        for one in list(self._turned_away):
+            one.check(now)
+
+    def owner(self, service: Service) -> Owner:
+        """Return who will own one more connection."""
+        if len(self._connections) < self._limits.connections:
+            connection = Connection(service, self._gone)
+            self._connections.add(connection)
+            return connection
+        room = len(self._turned_away) < self._limits.connections
+        one = TurnedAway(self._limits.retry_after, service.now + PATIENCE if room else None, self._turned_away.discard)
+        self._turned_away.add(one)
+        return one
 
     async def handle(self, stream: ByteStream, service: Service) -> None:
-        """Serve one connection; owns `stream`."""
-        if len(self._connections) >= self._limits.connections:
-            await self._turn_away(stream)
-            return
-        connection = Connection(stream, _ends(stream), service)
-        self._connections.add(connection)
-        try:
-            await connection.run()
-        except Exception:
-            logger.exception("a connection failed")
-        finally:
-            self._connections.discard(connection)
-            if service.draining and not self._connections:
-                self._empty.set()
+        """Serve a connection that is no socket of ours; owns `stream`."""
+        await run_stream(stream, self.owner(service))
 
     async def drain(self, service: Service) -> None:
         """Let running requests finish, for a limited time; whoever is idle goes now."""
-        service.draining = True
+        service.draining = self._draining = True
         begin_drain = getattr(self._app, "begin_drain", None)
         if callable(begin_drain):
             begin_drain()
@@ -148,75 +164,21 @@ class Server:
         if scope.cancelled_caught:
             logger.warning("%d requests did not finish within %g s", len(self._connections), self._limits.drain)
 
-    async def _accept(self, listener: SocketListener, service: Service) -> None:
-        while True:
-            try:
-                stream = await listener.accept()
-            except (OSError, anyio.BrokenResourceError) as exc:
-                # Out of descriptors, or a client that left in the queue: neither may end the server.
-                # (On trio anyio wraps what the system said.)
-                logger.warning("accepting a connection failed: %s", exc.__cause__ or exc)
-                await anyio.sleep(_ACCEPT_PAUSE)
-            else:
-                service.tasks.start_soon(self.handle, stream, service)
-
-    async def _turn_away(self, stream: ByteStream) -> None:
-        encoder = ResponseEncoder("GET", "1.1", keep_alive=False)
-        retry = str(self._limits.retry_after).encode()
-        reason = "too many connections"
-        encoder.start(503, [*fault_headers(503, reason), (b"retry-after", retry)])
-        answer = encoder.body(fault_body(503, reason), more=False)
-        # Those who are being turned away take descriptors too.
-        patience = _BUSY_SECONDS if self._turned_away < self._limits.connections else 0
-        self._turned_away += 1
-        try:
-            with anyio.move_on_after(patience), suppress(anyio.EndOfStream, anyio.BrokenResourceError, OSError):
-                await stream.send(answer)
-                await stream.send_eof()
-                while True:
-                    await stream.receive()
-        finally:
-            self._turned_away -= 1
-            await anyio.aclose_forcefully(stream)
+    def _gone(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self._draining and not self._connections:
+            self._empty.set()
 
 
-async def _bind(host: str | None, port: int, uds: str | None, backlog: int) -> list[SocketListener]:
-    if uds is not None:
-        return [await anyio.create_unix_listener(uds, backlog=backlog)]
-    multi = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=backlog)
-    return [_socket_listener(listener) for listener in multi.listeners]
+async def _bind(host: str | None, port: int, uds: str | None, backlog: int) -> list[socket.socket]:
+    if uds is None and host is not None and not _is_address(host):  # looking a name up may take long
+        return await anyio.to_thread.run_sync(bind, host, port, uds, backlog)
+    return bind(host, port, uds, backlog)
 
 
-def _socket_listener(listener: Listener[object]) -> SocketListener:
-    if not isinstance(listener, SocketListener):
-        raise TypeError("not a socket listener")
-    return listener
-
-
-def _addresses(listeners: list[SocketListener]) -> list[tuple[str, int]]:
-    addresses = [_local(listener) for listener in listeners]
-    return [(host, port or 0) for host, port in addresses]
-
-
-def _local(listener: SocketListener) -> Address:
-    return _address(listener.extra(SocketAttribute.local_address))  # noqa: S610  # not Django's
-
-
-def _ends(stream: ByteStream) -> Ends:
+def _is_address(host: str) -> bool:
     try:
-        remote = stream.extra(SocketAttribute.remote_address, None)  # noqa: S610  # not Django's
-        local = stream.extra(SocketAttribute.local_address, None)  # noqa: S610
-    except (OSError, ValueError):  # it has left already; ValueError is uvloop's word for that
-        remote = local = None
-    # The client of a Unix socket has no name.
-    return Ends(_address(remote) if remote else None, _address(local) if local else None)
-
-
-def _address(address: object) -> Address:
-    match address:
-        case (str(host), int(port), *_):
-            return host, port
-        case bytes(path):
-            return path.decode(errors="surrogateescape"), None
-        case _:
-            return str(address), None
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

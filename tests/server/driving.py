@@ -8,10 +8,10 @@ import anyio
 import h11
 from anyio.abc import ByteStream
 
+from illm.loop.wake import Wake
 from illm.server.limits import Limits
 from illm.server.service import Service
 from illm.server.serving import Server, serve
-from illm.server.wake import Wake
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from driving import GET, bench, echo, idle, post, reply
 
+from illm.loop.wire import HIGH_WATER
 from illm.server import ClientDisconnected, Limits
 
 
@@ -136,16 +137,16 @@ async def test_a_reader_that_stalls_is_dropped(catches, caplog):
 @pytest.mark.anyio
 async def test_a_slow_reader_of_a_large_body_is_not_a_stalled_one():
     async def app(scope, receive, send):
-        await reply(send, b"x" * 20_000)
+        await reply(send, b"x" * 20 * HIGH_WATER)
 
-    async with bench(app, Limits(write_bytes=1000)) as server:
-        client = server.connect(room=1000)
+    async with bench(app, Limits(write_bytes=HIGH_WATER)) as server:
+        client = server.connect(room=HIGH_WATER)
         await client.send(GET)
         for _ in range(15):
             await idle(2)
             server.later(20)
-            client.rest += await client.stream.receive()
-        assert len((await client.answer()).body) == 20_000
+            client.rest += await client.stream.receive(HIGH_WATER)
+        assert len((await client.answer()).body) == 20 * HIGH_WATER
 
 
 @pytest.mark.anyio

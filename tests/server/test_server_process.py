@@ -47,9 +47,9 @@ pytestmark = pytest.mark.parametrize("loop", ["asyncio", "trio"])
 
 
 @contextmanager
-def process(loop: str, fails: str = "-", port: int = 0) -> Iterator[subprocess.Popen[str]]:
+def process(loop: str, fails: str = "-", port: int = 0, code: str = APP) -> Iterator[subprocess.Popen[str]]:
     """Run the server; it is gone when the block is left."""
-    arguments = [sys.executable, "-c", APP, loop, fails, str(port)]
+    arguments = [sys.executable, "-c", code, loop, fails, str(port)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             yield child
@@ -115,3 +115,25 @@ def test_a_port_that_is_taken(loop):
         assert child.returncode == 1
         assert errors.startswith("cannot listen on 127.0.0.1:")
         assert "Traceback" not in errors
+
+
+OUT_OF_DESCRIPTORS = """
+import resource
+
+def exhausted(addresses):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    listening(addresses)
+"""
+
+
+def test_running_out_of_descriptors_does_not_end_the_server(loop):
+    code = APP.replace("class App:", OUT_OF_DESCRIPTORS + "\nclass App:").replace("=listening,", "=exhausted,")
+    with process(loop, code=code) as child:
+        assert child.stdout.readline() == "lifespan.startup\n"
+        address = ("127.0.0.1", int(child.stdout.readline()))
+        # More than there are descriptors for: those who are not accepted are served or closed, sooner or later.
+        for client in [socket.create_connection(address, timeout=10) for _ in range(60)]:
+            client.close()
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 200")

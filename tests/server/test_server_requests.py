@@ -55,6 +55,7 @@ async def test_a_body_in_chunks_and_a_response_in_chunks():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for byte in body:
             await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            await idle(2)  # or else the pieces may go out together
         await send({"type": "http.response.body"})
 
     async with bench(app) as server:

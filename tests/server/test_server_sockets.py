@@ -10,7 +10,7 @@ import pytest
 from anyio.abc import SocketAttribute
 from driving import GET, Client, echo, listening, post, reply
 
-from illm.server import Limits, serving
+from illm.server import serving
 
 pytestmark = pytest.mark.anyio
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
@@ -33,39 +33,15 @@ async def test_no_accepted_socket_waits_to_fill_a_packet(monkeypatch):
     options = []
 
     class Spy(serving.Connection):
-        async def run(self) -> None:
-            raw = self._stream.extra(SocketAttribute.raw_socket)
-            options.append(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-            await super().run()
+        def opened(self, wire) -> None:
+            options.append(wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            super().opened(wire)
 
     monkeypatch.setattr(serving, "Connection", Spy)
     async with listening(echo) as address, await anyio.connect_tcp(*address) as stream:
         await stream.send(GET)
         assert (await Client(stream).answer()).status == 200
     assert [bool(option) for option in options] == [True]
-
-
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), anyio.BrokenResourceError()])
-async def test_a_failing_accept_does_not_end_the_server(error, monkeypatch, caplog):
-    monkeypatch.setattr(serving, "_ACCEPT_PAUSE", 0)
-    stop = anyio.Event()
-
-    class Listener:
-        failures = 2
-
-        async def accept(self):
-            if self.failures:
-                self.failures -= 1
-                raise error
-            stop.set()
-            await anyio.sleep_forever()
-
-        async def aclose(self):
-            pass
-
-    with anyio.fail_after(20):
-        await serving.Server(echo, Limits(), "", {}).run([Listener()], stop)
-    assert caplog.text.count("accepting a connection failed") == 2
 
 
 async def test_httpx():
