@@ -8,11 +8,12 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
 from illm.backends.remote.address import parse_address
-from illm.core.requests import Sampling
+from illm.core.requests import OPEN, Sampling
 from illm.errors import ConfigError
 from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
 
@@ -218,18 +219,19 @@ class Config:
         """Whether the local engine answers requests that name no framework, and so `model` is its."""
         return self.framework == "transformers" or (self.framework == "tgi" and self.tgi_local)
 
-    @property
+    @cached_property
     def sampling(self) -> Sampling:
         """The operator's defaults, for what a request leaves open."""
-        return Sampling(
+        said = Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
         )
+        return OPEN if said == OPEN else said
 
-    @property
+    @cached_property
     def images(self) -> ImagePolicy:
         """What images may be, and where they may come from."""
         hosts, networks = read_hosts(self.allow_image_hosts)

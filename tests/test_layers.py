@@ -28,8 +28,8 @@ MAY_IMPORT = {
     },
     "media": {"illm.core", "illm.errors", "anyio", "httpx"},
     "asgi": {
-        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.loop", "illm.media",
-        "anyio", "orjson",
+        "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.log", "illm.loop",
+        "illm.media", "anyio", "orjson",
     },
     "server": {"illm.http11", "illm.loop", "anyio"},
     "client": {"httpx"},

@@ -65,29 +65,32 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        config = self.config
+        config, running = self.config, self._runtime.here()
         exchange = Exchange(scope, receive, send, limit=config.max_body_bytes, patience=config.client_timeout)
+        record = exchange.record
         try:
-            await self._answer(exchange)
+            await self._answer(exchange, running.directory if running is not None else None)
         except ClientGoneError:
-            exchange.record.error = "client_gone"
+            record.error = "client_gone"
         except Exception:  # of the server's: a `send` that refuses what it was given
-            logger.exception("%s: the response could not be sent", exchange.record.request_id)
-            exchange.record.error = "internal"
+            logger.exception("%s: the response could not be sent", record.request_id)
+            record.error = "internal"
         finally:
-            exchange.record.emit()
+            record.emit(running.journal if running is not None else None)
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange, directory: Directory | None) -> None:
         try:
             route = find_route(exchange.path)
+            public = False
             if route is not None:
                 exchange.record.route = route.path
-                if route.public:  # asked every few seconds, by machines
+                public = route.public
+                if public:  # asked every few seconds, by machines
                     exchange.record.level = logging.DEBUG
-            if self._key is not None and not (route is not None and route.public):
+            if self._key is not None and not public:
                 self._authorize(exchange, self._key)
             handler = find_handler(route, exchange.record.method)
-            await handler(exchange, await self._runtime.directory(), self.config)
+            await handler(exchange, directory or await self._runtime.directory(), self.config)
         except GatewayError as error:
             await exchange.refuse(error, headers=_hints(error))
         except ClientGoneError:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, 
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 import anyio
 
 from illm.asgi.access_log import Record
+from illm.asgi.names import new_name
 from illm.dialects import openai
 from illm.errors import GatewayError, Kind
 
@@ -40,14 +40,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "_on_own_server",
         "_patience",
+        "_put",
         "_receive",
         "_send",
         "_size",
+        "_take",
         "_unread",
         "headers",
         "limit",
+        "own_server",
         "record",
         "scope",
         "started",
@@ -63,23 +65,30 @@ class Exchange:
         self.started = False
         self.torn = False
         """A message was cut off while it was sent: whatever came after it would be garbage."""
-        self._receive = receive
-        self._send = send
-        self._patience = patience
         self._size = 0
         self._unread = True
-        self._on_own_server = "illm.disconnect" in (scope.get("extensions") or {})
-        theirs = self.headers.get(b"x-request-id", b"")
-        ours = theirs if _REQUEST_ID.fullmatch(theirs) else uuid4().hex.encode()
-        self.record = Record(request_id=ours.decode("ascii"), method=scope["method"], began=monotonic())
+        extensions = scope.get("extensions")
+        self.own_server = extensions is not None and "illm.disconnect" in extensions
+        """It has deadlines of its own, and tells by a callback that the client left."""
+        if self.own_server:
+            self._take, self._put = receive, send
+        else:
+            self._receive, self._send, self._patience = receive, send, patience
+            self._take, self._put = self._receive_in_time, self._send_in_time
+        theirs = self.headers.get(b"x-request-id")
+        name = theirs.decode("ascii") if theirs is not None and _REQUEST_ID.fullmatch(theirs) else new_name()
+        self.record = Record(name, scope["method"], monotonic())
 
     @property
     def path(self) -> str:
         """The path below the mount point."""
         path: str = self.scope["path"]
-        root: str = (self.scope.get("root_path") or "").rstrip("/")
-        # Servers and frameworks differ on whether `path` still has the mount point in front.
-        return path[len(root) :] if root and path.startswith(root + "/") else path
+        root: str | None = self.scope.get("root_path")
+        if root:
+            root = root.rstrip("/")
+            # Servers and frameworks differ on whether `path` still has the mount point in front.
+            return path[len(root) :] if root and path.startswith(root + "/") else path
+        return path
 
     async def read(self) -> bytes | None:
         """Return the next piece of the body, or None after the last.
@@ -90,9 +99,11 @@ class Exchange:
         """
         if not self._unread:
             return None
-        if not self._size:
-            self._check_size(self._declared_size())  # before a client that asks (`Expect`) is told to go on
-        message = await self._receive_in_time()
+        if not self._size:  # before a client that asks (`Expect`) is told to go on
+            declared = self.headers.get(b"content-length")
+            if declared is not None and declared.isdigit():
+                self._check_size(int(declared))
+        message = await self._take()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk: bytes = message.get("body", b"")
@@ -103,7 +114,10 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Return the whole body.  Raises as `read`."""
-        chunks = []
+        body = await self.read()
+        if not self._unread:
+            return body or b""
+        chunks = [body or b""]
         while (chunk := await self.read()) is not None:
             chunks.append(chunk)
         return b"".join(chunks)
@@ -127,9 +141,8 @@ class Exchange:
         self, body: bytes, *, status: int = 200, content_type: bytes = JSON, headers: Headers = ()
     ) -> None:
         """Send a whole response."""
-        length = (b"content-length", str(len(body)).encode())
-        await self.start(content_type, status=status, headers=[length, *headers])
-        await self.write(body, more=False)
+        await self.start(content_type, status=status, headers=[(b"content-length", b"%d" % len(body)), *headers])
+        await self._write({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(self, error: GatewayError, headers: Headers = ()) -> None:
         """Answer with an error, with the status and the retry hints of its kind."""
@@ -143,6 +156,10 @@ class Exchange:
         if error.kind is Kind.INTERNAL and error.__cause__ is not None:
             logger.error("%s: %s", self.record.request_id, error, exc_info=error.__cause__)
 
+    def tell(self, on_leave: Callable[[], None]) -> None:
+        """Have `on_leave` called, once and synchronously, if the client goes; only our own server can do that."""
+        self.scope["extensions"]["illm.disconnect"]["register"](on_leave)
+
     @asynccontextmanager
     async def watching(self, on_leave: Callable[[], None]) -> AsyncIterator[None]:
         """Have `on_leave` called, once and synchronously, if the client goes while the block runs.
@@ -150,25 +167,14 @@ class Exchange:
         The body must have been read.  Nothing may be raised in the block but cancellation: on a foreign server it runs
         in a task group, which would wrap the exception.
         """
-        if self._on_own_server:  # its callback spares a task
-            self.scope["extensions"]["illm.disconnect"]["register"](on_leave)
+        if self.own_server:  # its callback spares a task
+            self.tell(on_leave)
             yield
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, self._receive, on_leave)
             yield
             tasks.cancel_scope.cancel()
-
-    async def _receive_in_time(self) -> Message:
-        if self._on_own_server:  # which has deadlines of its own
-            return await self._receive()
-        with anyio.move_on_after(self._patience):
-            return await self._receive()
-        raise GatewayError(Kind.SLOW_REQUEST, "The request body did not arrive in time")
-
-    def _declared_size(self) -> int:
-        declared = self.headers.get(b"content-length", b"0")
-        return int(declared) if declared.isdigit() else 0
 
     def _check_size(self, size: int) -> None:
         if size > self.limit:
@@ -177,14 +183,19 @@ class Exchange:
     async def _write(self, message: Message) -> None:
         self.torn = True
         try:
-            if self._on_own_server:
-                await self._send(message)
-            else:
-                with anyio.fail_after(self._patience):
-                    await self._send(message)
+            await self._put(message)
         except OSError as error:  # TimeoutError is one
             raise ClientGoneError from error
         self.torn = False
+
+    async def _receive_in_time(self) -> Message:
+        with anyio.move_on_after(self._patience):
+            return await self._receive()
+        raise GatewayError(Kind.SLOW_REQUEST, "The request body did not arrive in time")
+
+    async def _send_in_time(self, message: Message) -> None:
+        with anyio.fail_after(self._patience):
+            await self._send(message)
 
 
 async def _watch(receive: Receive, on_leave: Callable[[], None]) -> None:

@@ -7,18 +7,26 @@ from illm.dialects import openai
 from illm.errors import GatewayError, Kind
 
 
-async def read_json(exchange: Exchange) -> dict[str, Any]:
-    """Return the decoded body.
+async def read_raw(exchange: Exchange) -> bytes:
+    """Return the body of a request whose headers say that it is JSON.
 
     Raises:
-        GatewayError: not JSON by its headers, too large, or malformed.
+        GatewayError: not JSON by its headers, or too large.
         ClientGoneError: the client left while sending it.
     """
-    media = media_type(exchange)
-    if media and media != b"application/json" and not media.endswith(b"+json"):
-        raise GatewayError(Kind.MEDIA_TYPE, "The body must be JSON: send `Content-Type: application/json`")
-    refuse_encodings(exchange)
-    return openai.decode_body(await exchange.body())
+    headers = exchange.headers
+    if headers.get(b"content-type") != b"application/json":
+        media = media_type(exchange)
+        if media and media != b"application/json" and not media.endswith(b"+json"):
+            raise GatewayError(Kind.MEDIA_TYPE, "The body must be JSON: send `Content-Type: application/json`")
+    if b"content-encoding" in headers:
+        refuse_encodings(exchange)
+    return await exchange.body()
+
+
+async def read_json(exchange: Exchange) -> dict[str, Any]:
+    """Return the decoded body.  Raises as `read_raw`, and `GatewayError` where it is malformed."""
+    return openai.decode_body(await read_raw(exchange))
 
 
 def media_type(exchange: Exchange) -> bytes:

@@ -1,10 +1,12 @@
 """The pump: from an actor's reply, through an encoder, to the client.
 
 Before the first byte every failure still has a status, so it is raised.  After it the failure becomes an error event:
-never a clean end.  One cancel scope a request carries both deadlines.  While the client is watched, errors are values:
-on a foreign server a task group is open, which would wrap what is raised.
+never a clean end.  Where the backend does not keep the deadlines itself (`Call.watched`), one cancel scope a request
+carries both.  While the client is watched, errors are values: on a foreign server a task group is open, which would
+wrap what is raised.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
@@ -15,7 +17,7 @@ from illm.actors.call import Call
 from illm.actors.fan_out import FanOut
 from illm.asgi.access_log import Record
 from illm.asgi.exchange import ClientGoneError, Exchange
-from illm.core.events import Delta, Done, Event, Failed, Usage
+from illm.core.events import Delta, Done, Event, Failed, Raw, Usage
 from illm.errors import GatewayError, Kind
 
 _LAST_WORDS = 5.0
@@ -56,15 +58,14 @@ async def relay(
         GatewayError: it failed before the first byte.
         ClientGoneError: nobody is there any more.
     """
-    began = anyio.current_time()
-    error: Exception | None = None
-    async with exchange.watching(call.leave):
-        with anyio.CancelScope(deadline=began + first + GRACE) as scope:
-            error = await _pump(exchange, call, encoder, scope, began + whole + GRACE, stream=stream)
+    error: Exception | None
+    if call.watched and exchange.own_server:
+        exchange.tell(call.leave)
+        error = await _pump(exchange, call, encoder, stream=stream)
+    else:
+        error = await _pump_in_time(exchange, call, encoder, stream=stream, first=first, whole=whole)
     if call.left:
         raise ClientGoneError
-    if scope.cancelled_caught:
-        error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
     if isinstance(error, GatewayError) and exchange.started:
         await _end_badly(exchange, encoder, error)
     elif error is not None:
@@ -73,24 +74,46 @@ async def relay(
         await exchange.respond(encoder.close(), content_type=encoder.content_type)
 
 
-async def _pump(
-    exchange: Exchange, call: Call | FanOut, encoder: Encoder, scope: anyio.CancelScope, end: float, *, stream: bool
+async def _pump_in_time(
+    exchange: Exchange, call: Call | FanOut, encoder: Encoder, *, stream: bool, first: float, whole: float
 ) -> Exception | None:
-    record = exchange.record
+    began = anyio.current_time()
+    error: Exception | None = None
+    async with exchange.watching(call.leave):
+        with anyio.CancelScope(deadline=began + first + GRACE) as scope:
+
+            def answering() -> None:
+                scope.deadline = began + whole + GRACE
+
+            error = await _pump(exchange, call, encoder, answering, stream=stream)
+    return _too_late() if scope.cancelled_caught else error
+
+
+async def _pump(
+    exchange: Exchange,
+    call: Call | FanOut,
+    encoder: Encoder,
+    answering: Callable[[], None] | None = None,
+    *,
+    stream: bool,
+) -> Exception | None:
+    """Feed the encoder and send what it makes; return what went wrong.  `answering` is told of the first event."""
+    record, take, feed = exchange.record, call.reply.take, encoder.feed
     waiting = True
     try:
         while True:
-            events = await call.reply.take()
+            events = await take()
             if waiting:
                 waiting = False
-                scope.deadline = end
                 _note_first(record, call)
+                if answering is not None:
+                    answering()
             last = events[-1]
             if type(last) is Failed:
                 if exchange.started and len(events) > 1:
-                    await exchange.write(encoder.feed(events[:-1]))
+                    await exchange.write(feed(events[:-1]))
                 return last.error
-            data = encoder.feed(events)
+            data = feed(events)
             if type(last) is Done:
                 _note_usage(record, last.usage)
                 if stream:
@@ -102,7 +125,8 @@ async def _pump(
                 if not exchange.started:
                     await exchange.start_stream(encoder.content_type)
                 await exchange.write(data)
-                _note_tokens(record, events)
+                if type(last) is not Raw:
+                    _note_tokens(record, events)
     except anyio.EndOfStream:
         return GatewayError(Kind.BACKEND_DIED, "The backend died while it answered")
     except (anyio.BrokenResourceError, ClientGoneError):
@@ -131,7 +155,7 @@ async def collect(call: Call | FanOut, exchange: Exchange, *, first: float) -> l
     if call.left:
         raise ClientGoneError
     if scope.cancelled_caught:
-        error = GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
+        error = _too_late()
     if error is not None:
         raise error
     _note_first(exchange.record, call)
@@ -151,6 +175,10 @@ async def _gather(call: Call | FanOut, events: list[Event]) -> GatewayError | No
     return None
 
 
+def _too_late() -> GatewayError:
+    return GatewayError(Kind.TIMEOUT, "The backend did not answer in time")
+
+
 def _note_first(record: Record, call: Call | FanOut) -> None:
     now = monotonic()
     record.ttft = now - record.began
@@ -166,6 +194,6 @@ def _note_tokens(record: Record, events: list[Event]) -> None:
 
 
 def _note_usage(record: Record, usage: Usage) -> None:
-    if usage == Usage():  # a relayed stream whose client did not ask: not known is not zero
-        return
-    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if prompt or completion:  # else a relayed stream whose client did not ask: not known is not zero
+        record.prompt_tokens, record.completion_tokens = prompt, completion

@@ -37,8 +37,8 @@ ROUTES = (
     Route("/health", {"GET": tgi.health}),
 )
 
-_EXACT = {route.path: route for route in ROUTES}
 _PREFIXES = tuple(route for route in ROUTES if route.path.endswith("/") and route.path != "/")
+_EXACT = {route.path: route for route in ROUTES if route not in _PREFIXES}
 
 
 class MethodNotAllowedError(GatewayError):
@@ -51,10 +51,7 @@ class MethodNotAllowedError(GatewayError):
 
 def find_route(path: str) -> Route | None:
     """Return the row for a path, if there is one."""
-    route = _EXACT.get(path)
-    if route is not None and route not in _PREFIXES:
-        return route
-    return next((row for row in _PREFIXES if path.startswith(row.path) and path != row.path), None)
+    return _EXACT.get(path) or next((row for row in _PREFIXES if path.startswith(row.path) and path != row.path), None)
 
 
 def find_handler(route: Route | None, method: str) -> Handler:

@@ -7,17 +7,27 @@ the application (Starlette forwards none); last, the first request starts it onc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
 
+from illm import log
 from illm.actors.directory import Directory
-from illm.loop.tasks import hold
+from illm.asgi.access_log import Journal
 from illm.errors import GatewayError, Kind
+from illm.loop.tasks import hold
+from illm.loop.wake import native_loop
 
 logger = logging.getLogger("illm.runtime")
+
+
+class Running(NamedTuple):
+    """What runs in one event loop."""
+
+    directory: Directory
+    journal: Journal
 
 
 class Runtime:
@@ -29,7 +39,7 @@ class Runtime:
 
     def __init__(self, make_directory: Callable[[], Directory]) -> None:
         self._make_directory = make_directory
-        self._directories: dict[Any, Directory] = {}
+        self._running: dict[Any, Running] = {}
         self._starting: dict[Any, anyio.Event] = {}
         self._held: dict[Any, object] = {}
         self._over: WeakSet[Any] = WeakSet()
@@ -37,22 +47,27 @@ class Runtime:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Directory]:
         """Run the actors while the block lasts; within another such block of the same loop, share its actors."""
-        loop = anyio.lowlevel.current_token().native_token
-        if loop in self._directories:
-            yield self._directories[loop]
+        loop = _this_loop()
+        if loop in self._running:
+            yield self._running[loop].directory
             return
-        directory = self._make_directory()
+        directory, journal = self._make_directory(), Journal()
         self._over.discard(loop)
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(journal.run)
             directory.open(tasks)
-            self._directories[loop] = directory
+            self._running[loop] = Running(directory, journal)
             try:
                 yield directory
             finally:
-                del self._directories[loop]
+                del self._running[loop]
                 self._over.add(loop)
                 directory.close()
                 tasks.cancel_scope.cancel()
+
+    def here(self) -> Running | None:
+        """Return what runs in this loop, if something does."""
+        return self._running.get(_this_loop())
 
     async def directory(self) -> Directory:
         """Return this loop's directory, starting it where nobody has.
@@ -60,15 +75,15 @@ class Runtime:
         Raises:
             GatewayError: `SHUTTING_DOWN` after the end of `running`, `NOT_READY` where starting failed.
         """
-        loop = anyio.lowlevel.current_token().native_token
-        directory = self._directories.get(loop)
-        return directory or await self._adopt(loop)
+        running = self.here()
+        return running.directory if running is not None else await self._adopt(_this_loop())
 
     def drain(self) -> None:
         """Take no more requests in this loop; servers in other loops may go on."""
-        directory = self._directories.get(anyio.lowlevel.current_token().native_token)
-        if directory is not None:
-            directory.drain()
+        running = self.here()
+        if running is not None:
+            running.directory.drain()
+        log.flush()
 
     async def _adopt(self, loop: Any) -> Directory:
         if loop in self._over:  # a late request must not load a model again
@@ -78,10 +93,10 @@ class Runtime:
             self._starting[loop] = anyio.Event()
             self._held[loop] = hold(lambda: self._run(loop), "illm:runtime")
         await self._starting[loop].wait()
-        directory = self._directories.get(loop)
-        if directory is None:
+        running = self._running.get(loop)
+        if running is None:
             raise GatewayError(Kind.NOT_READY, "The backends could not be started")
-        return directory
+        return running.directory
 
     async def _run(self, loop: Any) -> None:
         # Owned by the loop itself: nothing but cancellation may leave, or trio ends the whole run.
@@ -94,3 +109,8 @@ class Runtime:
         finally:
             self._starting.pop(loop).set()
             self._held.pop(loop, None)
+
+
+def _this_loop() -> Any:
+    loop = native_loop()
+    return anyio.lowlevel.current_token().native_token if loop is None else loop

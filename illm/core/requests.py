@@ -33,7 +33,7 @@ class Sampling:
     """How many alternatives beside each token's own log-probability; `None` for no log-probabilities at all."""
 
     def over(self, defaults: "Sampling") -> "Sampling":
-        """Fill what the client left open from `defaults`; what the client said stays.  Itself, where nothing is filled."""
+        """Fill what the client left open from `defaults`; what the client said stays."""
         if defaults is OPEN:
             return self
         gaps = {
@@ -150,7 +150,7 @@ class Chat:
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The decoded JSON, for backends that speak the client's dialect and relay what they know."""
     plain: bool = field(default=False, init=False, repr=False, compare=False)
-    """Only text, and a `body` that can go to a server of the client's dialect as it is.  A changed copy is not plain."""
+    """Only text, and a `body` that a server of the client's dialect takes as it is.  A changed copy is not plain."""
 
     @property
     def needs(self) -> Capability:

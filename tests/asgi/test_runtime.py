@@ -139,7 +139,7 @@ def test_many_first_requests_start_the_actors_once(make_app, caplog, loop):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(ask, app)
-        return len(app._runtime._directories)
+        return len(app._runtime._running)
 
     assert anyio.run(main, backend=loop) == 1
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
@@ -161,7 +161,7 @@ async def test_a_path_that_is_none_starts_nothing(make_app, caplog):
     talk = Talk(app, "/nothing")
     await talk.run()
     assert talk.status == 404
-    assert not app._runtime._directories
+    assert not app._runtime._running
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
@@ -210,6 +210,6 @@ async def test_nothing_is_left_of_a_loop_that_is_over(make_app):
     async with app.running():
         pass
     runtime = app._runtime
-    assert not runtime._directories
+    assert not runtime._running
     assert not runtime._starting
     assert not runtime._held

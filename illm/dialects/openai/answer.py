@@ -72,31 +72,20 @@ class AnswerEncoder:
     def __init__(self, head: Head, shape: ChoiceShape, *, choices: int) -> None:
         self._head = head
         self._shape = shape
-        self._choices = [Choice() for _ in range(choices)]
+        self._count = choices
+        self._choices: list[Choice] = []  # made when the first of them speaks: a relayed answer has none
         self._usage: Usage | None = None
         self._raw: list[bytes] = []
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """Collect a batch; there is nothing to send before the end."""
         for event in events:
-            match event:
-                case Delta(index=index, text=text, logprobs=logprobs):
-                    self._choices[index].texts.append(text)
-                    self._choices[index].logprobs += logprobs
-                case Reasoning(index=index, text=text):
-                    self._choices[index].reasoning.append(text)
-                case ToolDelta(index=index, call=number, arguments=arguments):
-                    call = self._choices[index].calls.setdefault(number, Call())
-                    call.id, call.name = event.id or call.id, event.name or call.name
-                    call.arguments.append(arguments)
-                case Finish(index=index, reason=reason):
-                    self._choices[index].reason = self._choices[index].reason or reason
-                case Raw(data=data):
-                    self._raw.append(data)
-                case Done(usage=usage):
-                    self._usage = usage
-                case _:
-                    raise TypeError(f"an answer of text cannot hold {type(event).__name__}")
+            if type(event) is Raw:
+                self._raw.append(event.data)
+            elif type(event) is Done:
+                self._usage = event.usage
+            else:
+                self._take(event)
         return b""
 
     def close(self) -> bytes:
@@ -107,7 +96,7 @@ class AnswerEncoder:
         """
         if self._usage is not None and self._raw:
             return b"".join(self._raw)
-        if self._usage is None or any(choice.reason is None for choice in self._choices):
+        if self._usage is None or not self._choices or any(choice.reason is None for choice in self._choices):
             raise ended_early()
         choices = [
             {"index": index, **self._shape(choice), "finish_reason": choice.reason}
@@ -118,6 +107,24 @@ class AnswerEncoder:
     def fail(self, error: GatewayError) -> bytes:
         """Return nothing: an answer's body is sent whole or not at all, so the error has a status of its own."""
         return b""
+
+    def _take(self, event: Event) -> None:
+        if not self._choices:
+            self._choices = [Choice() for _ in range(self._count)]
+        match event:
+            case Delta(index=index, text=text, logprobs=logprobs):
+                self._choices[index].texts.append(text)
+                self._choices[index].logprobs += logprobs
+            case Reasoning(index=index, text=text):
+                self._choices[index].reasoning.append(text)
+            case ToolDelta(index=index, call=number, arguments=arguments):
+                call = self._choices[index].calls.setdefault(number, Call())
+                call.id, call.name = event.id or call.id, event.name or call.name
+                call.arguments.append(arguments)
+            case Finish(index=index, reason=reason):
+                self._choices[index].reason = self._choices[index].reason or reason
+            case _:
+                raise TypeError(f"an answer of text cannot hold {type(event).__name__}")
 
 
 def _call(call: Call) -> dict[str, Any]:

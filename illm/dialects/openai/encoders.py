@@ -20,9 +20,9 @@ def chat_encoder(request: Chat, *, id: str, created: int, model: str) -> Encoder
     """
     choices = request.sampling.n
     if request.stream:
-        head = Head(id=id, object="chat.completion.chunk", created=created, model=model)
+        head: Head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         return StreamEncoder(head, CHAT_CHUNK, choices=choices, include_usage=request.include_usage)
-    head = Head(id=id, object="chat.completion", created=created, model=model)
+    head = {"id": id, "object": "chat.completion", "created": created, "model": model}
     return AnswerEncoder(head, chat_choice, choices=choices)
 
 
@@ -37,7 +37,7 @@ def completion_encoder(request: Completion, *, id: str, created: int, model: str
     """
     choices = len(request.prompts) * request.sampling.n
     # Chunks and whole answers share their name here; the legacy endpoint has no `.chunk`.
-    head = Head(id=id, object="text_completion", created=created, model=model)
+    head: Head = {"id": id, "object": "text_completion", "created": created, "model": model}
     if request.stream:
         return StreamEncoder(head, COMPLETION_CHUNK, choices=choices, include_usage=request.include_usage)
     return AnswerEncoder(head, completion_choice, choices=choices)

@@ -47,7 +47,7 @@ def decode_body(raw: bytes) -> dict[str, Any]:
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
-    """Decode as `decode_body` does, but leave the depth to `check_depth`: what a type has bounded needs no look at it."""
+    """Decode as `decode_body` does, but leave the depth to `check_depth`: a type may have bounded it already."""
     if not raw or raw.isspace():
         raise GatewayError(Kind.INVALID_REQUEST, "The request body is empty; a JSON object is needed.")
     try:

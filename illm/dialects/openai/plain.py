@@ -102,7 +102,7 @@ def plain_chat(body: dict[str, Any]) -> Chat | None:
 
 
 @lru_cache(1024)
-def _sampling(  # noqa: PLR0913 - the key of the cache
+def _sampling(
     max_tokens: int | None,
     temperature: float | None,
     top_p: float | None,

@@ -58,17 +58,12 @@ class StreamEncoder:
     content_type = b"text/event-stream; charset=utf-8"
 
     def __init__(self, head: Head, shape: ChunkShape, *, choices: int, include_usage: bool) -> None:
-        self._before = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
-        self._after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._head = head
         self._shape = shape
-        self._texts = []
-        for index in range(choices):
-            before, after = _choice(index, shape.text).split(b'"%s"' % _HOLE.encode())
-            self._texts.append((self._before + before, after + self._after))
+        self._before = b""  # until there is something to encode: what is relayed needs no frames of ours
+        self._after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._texts: list[tuple[bytes, bytes]] = []
         self._opening = b""
-        if shape.opening is not None:
-            # All at once and in order, whichever choice speaks first: clients index a list by them.
-            self._opening = b"".join(self._frame(_choice(index, shape.opening)) for index in range(choices))
         self._unfinished = set(range(choices))
         self._offsets = [0] * choices  # characters of text that went out with log-probabilities
         self._called: set[tuple[int, int]] = set()
@@ -79,10 +74,16 @@ class StreamEncoder:
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """Return the frames of a batch; a delta without text and log-probabilities makes none."""
+        if len(events) == 1 and type(events[0]) is Raw:
+            self._raw = True
+            return events[0].data
         pieces = []
-        if self._opening and events and not (self._raw or type(events[0]) is Raw):
-            pieces.append(self._opening)
-            self._opening = b""
+        if events and not (self._raw or type(events[0]) is Raw):
+            if not self._before:
+                self._prepare()
+            if self._opening:
+                pieces.append(self._opening)
+                self._opening = b""
         for event in events:
             match event:
                 case Delta(index=index, text=text, logprobs=logprobs):
@@ -134,6 +135,17 @@ class StreamEncoder:
             return b""
         self._closed = True
         return b"data: %s\n\n%s" % (error_body(error), _END)
+
+    def _prepare(self) -> None:
+        """Encode what is the same in every frame."""
+        shape, choices = self._shape, len(self._offsets)
+        self._before = b"data: " + orjson.dumps(self._head)[:-1] + b',"choices":['
+        for index in range(choices):
+            before, after = _choice(index, shape.text).split(b'"%s"' % _HOLE.encode())
+            self._texts.append((self._before + before, after + self._after))
+        if shape.opening is not None:
+            # All at once and in order, whichever choice speaks first: clients index a list by them.
+            self._opening = b"".join(self._frame(_choice(index, shape.opening)) for index in range(choices))
 
     def _sure(self, index: int, text: str, logprobs: Sequence[Logprob]) -> bytes:
         before, after = self._texts[index]
