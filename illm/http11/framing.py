@@ -13,7 +13,8 @@ from illm.http11.events import Head, Refusal
 from illm.http11.limits import MessageLimits
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-FIELD_LINES = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+FIELD_LINE = _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+FIELD_LINES = rb"(?:" + FIELD_LINE + rb")*+"
 """Zero or more field lines; a line that folds, lacks its colon or holds a control character stops the match."""
 
 _HEAD = re.compile(rb"(" + _TOKEN + rb"++) ([!-\"$-~]++) HTTP/([0-9]\.[0-9])\r\n(" + FIELD_LINES + rb")\r\n")

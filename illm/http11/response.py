@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from illm.http11.framing import FIELD_LINES
+from illm.http11.framing import FIELD_LINE
 
-_FIELDS = re.compile(FIELD_LINES)
+_FIELD = re.compile(FIELD_LINE)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -29,14 +29,20 @@ class ResponseError(Exception):
 
 
 class _Date:
-    __slots__ = ("line", "second")
+    __slots__ = ("line", "second", "with_server")
 
     def __init__(self) -> None:
         self.second = 0
-        self.line = b""
+        self.line = self.with_server = b""
 
 
 _date = _Date()
+_SERVER = b"server: illm\r\n"
+
+_LINES: dict[tuple[bytes, bytes], bytes] = {}
+"""Field lines that were checked; those that framing depends on are not among them."""
+_LINES_MOST = 512
+_LINE_BYTES = 256
 
 
 def date_header() -> bytes:
@@ -45,6 +51,7 @@ def date_header() -> bytes:
     if second != _date.second:
         _date.second = second
         _date.line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        _date.with_server = _date.line + _SERVER
     return _date.line
 
 
@@ -55,16 +62,16 @@ class ResponseEncoder:
         method: the request's; a response to HEAD has no body, whatever the application sends.
         version: the client's, `"1.0"` or `"1.1"`.
         keep_alive: whether the connection could serve another request; set it to False until the head is out.
-        server: what the `server` field says, if the application has none of its own.
     """
 
     __slots__ = (
         "_chunked",
-        "_head",
+        "_dated",
         "_left",
         "_length",
+        "_lines",
         "_mute",
-        "_server",
+        "_served",
         "_version",
         "complete",
         "head_sent",
@@ -74,16 +81,15 @@ class ResponseEncoder:
         "status",
     )
 
-    def __init__(self, method: str, version: str, *, keep_alive: bool, server: bytes = b"illm") -> None:
+    def __init__(self, method: str, version: str, *, keep_alive: bool) -> None:
         self.method = method
         self._version = version
         self.keep_alive = keep_alive and version == "1.1"
-        self._server = server
         self.started = self.head_sent = self.complete = False
         self.status = 0
-        self._chunked = False
-        self._mute = False
-        self._head = b""
+        self._chunked = self._mute = self._dated = self._served = False
+        self._lines: list[bytes] = []
+        """The head, until it is out."""
         self._length: int | None = None
         self._left = _UNFRAMED
 
@@ -98,38 +104,47 @@ class ResponseEncoder:
             raise ResponseError("the response was started twice")
         if not 200 <= status <= 999:
             raise ResponseError(f"status {status!r} is not a final one")
+        self._length = None
+        self._dated = self._served = False
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        dated = served = False
-        length: int | None = None
         for name, value in headers:
-            low = name.lower()
-            if b":" in low:  # the check below would take the rest for the value
-                raise ResponseError("a header field has a colon in its name")
-            if low in _HOP_BY_HOP:
-                if low == b"connection" and b"close" in value.lower():
-                    self.keep_alive = False
-                continue
-            if low == b"content-length":
-                length = self._own_length(length, value)
-                if status == 204:
-                    continue
-            elif low == b"date":
-                dated = True
-            elif low == b"server":
-                served = True
-            lines.append(b"%b: %b\r\n" % (name, value))
-        fields = b"".join(lines[1:])
-        if _FIELDS.fullmatch(fields) is None or fields.count(b"\r\n") != len(lines) - 1:
-            raise ResponseError("a header field has characters that could forge another one")
-        if not dated:
-            lines.append(date_header())
-        if not served:
-            lines.append(b"server: %b\r\n" % self._server)
-        self._head = b"".join(lines)
-        self._length = length
-        self._mute = self.method == "HEAD" or status in _BODILESS
+            line = _LINES.get((name, value))
+            lines.append(self._field(name, value, status) if line is None else line)
+        stamp = date_header()
+        if self._dated or self._served:
+            stamp = (b"" if self._dated else stamp) + (b"" if self._served else _SERVER)
+        else:
+            stamp = _date.with_server
+        lines.append(stamp)
+        self._lines = lines
+        self._mute = status in _BODILESS or self.method == "HEAD"
         self.status = status
         self.started = True
+
+    def _field(self, name: bytes, value: bytes, status: int) -> bytes:
+        """Check one field and return its line; nothing, where it is ours to say."""
+        low = name.lower()
+        if low == b"content-length":
+            self._length = self._own_length(self._length, value)
+            return b"" if status == 204 else b"%b: %b\r\n" % (name, value)
+        if low in _HOP_BY_HOP:
+            if low == b"connection" and b"close" in value.lower():
+                self.keep_alive = False
+            return b""
+        line = b"%b: %b\r\n" % (name, value)
+        if b":" in name:  # the check would take the rest for the value
+            raise ResponseError("a header field has a colon in its name")
+        if _FIELD.fullmatch(line) is None:
+            raise ResponseError("a header field has characters that could forge another one")
+        if low == b"date":
+            self._dated = True
+        elif low == b"server":
+            self._served = True
+        elif len(line) <= _LINE_BYTES:
+            if len(_LINES) >= _LINES_MOST:  # some values never come again; the others are soon back
+                _LINES.clear()
+            _LINES[bytes(name), bytes(value)] = line
+        return line
 
     def body(self, data: bytes, *, more: bool) -> bytes:
         """Return the bytes to send for a piece of the body, with the head before the first one; perhaps none.
@@ -139,39 +154,47 @@ class ResponseEncoder:
         """
         if not self.started or self.complete:
             raise ResponseError("a body before the start or after the end of the response")
-        head = b"" if self.head_sent else self._framed_head(len(data), more=more)
+        if not self.head_sent:
+            return self._first(data, more=more)
         self.complete = not more
         if self._mute:
-            return head
+            return b""
         if self._chunked:
             if not data:
-                return head if more else head + b"0\r\n\r\n"
-            return b"%b%x\r\n%b\r\n%b" % (head, len(data), data, b"" if more else b"0\r\n\r\n")
+                return b"" if more else b"0\r\n\r\n"
+            return b"%x\r\n%b\r\n" % (len(data), data) if more else b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
         if self._left != _UNFRAMED:
             self._left -= len(data)
             if self._left < 0 or (self._left and not more):
                 self.complete = False
                 raise ResponseError("the body does not have the length that content-length says")
-        return head + data if head else data
+        return data
 
-    def _framed_head(self, size: int, *, more: bool) -> bytes:
-        framing = b""
+    def _first(self, data: bytes, *, more: bool) -> bytes:
+        """Return the head, and the first piece with it."""
+        size = len(data)
+        lines = self._lines
+        body: tuple[bytes, ...] = (data,)
         if self._mute:
-            pass
+            body = ()
         elif self._length is not None:
-            self._left = self._length
-            if size > self._length or (not more and size < self._length):
+            self._left = self._length - size
+            if self._left < 0 or (self._left and not more):
                 raise ResponseError("the body does not have the length that content-length says")
         elif not more:
-            self._left = size
-            framing = b"content-length: %d\r\n" % size
+            lines.append(b"content-length: %d\r\n" % size)
         elif self._version == "1.1":
             self._chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
+            lines.append(b"transfer-encoding: chunked\r\n")
+            body = (b"%x\r\n" % size, data, b"\r\n") if data else ()
         else:
             self.keep_alive = False
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        lines += body
+        self._lines = []
         self.head_sent = True
-        return b"%b%b%b\r\n" % (self._head, framing, b"" if self.keep_alive else b"connection: close\r\n")
+        self.complete = not more
+        return b"".join(lines)
 
     def _own_length(self, before: int | None, value: bytes) -> int:
         if _LENGTH.fullmatch(value) is None or before is not None:

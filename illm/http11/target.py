@@ -1,6 +1,7 @@
 """The request target, taken apart."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -25,6 +26,11 @@ def split_target(method: str, target: bytes) -> Target:
     Raises:
         Refusal: 400 for another form, a broken escape, or a path that is not UTF-8.
     """
+    # Few targets are asked for again and again; long ones would fill the memory and mostly carry something unique.
+    return _split_known(method, target) if len(target) <= _KNOWN_BYTES else _split(method, target)
+
+
+def _split(method: str, target: bytes) -> Target:
     authority = None
     if not target.startswith(b"/"):
         if target == b"*" and method == "OPTIONS":
@@ -44,3 +50,7 @@ def split_target(method: str, target: bytes) -> Target:
         return Target(unquote_to_bytes(raw_path).decode("utf-8"), raw_path, query, authority)
     except UnicodeDecodeError:
         raise Refusal(400, "the path is not UTF-8") from None
+
+
+_KNOWN_BYTES = 128
+_split_known = lru_cache(maxsize=256)(_split)
