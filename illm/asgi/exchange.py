@@ -124,10 +124,14 @@ class Exchange:
 
     async def start(self, content_type: bytes, *, status: int = 200, headers: Headers = ()) -> None:
         """Send the head; every response carries the request id."""
-        self.started = True
+        self.started = self.torn = True
         self.record.status = status
         common = ((b"content-type", content_type), (b"x-request-id", self.record.request_id.encode()))
-        await self._write({"type": "http.response.start", "status": status, "headers": [*common, *headers]})
+        try:
+            await self._put({"type": "http.response.start", "status": status, "headers": [*common, *headers]})
+        except OSError as error:
+            raise ClientGoneError from error
+        self.torn = False
 
     async def start_stream(self, content_type: bytes) -> None:
         """Send the head of a stream that nobody on the way may buffer or keep."""
@@ -135,14 +139,19 @@ class Exchange:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a part of the body; the last one with `more=False`."""
-        await self._write({"type": "http.response.body", "body": data, "more_body": more})
+        self.torn = True
+        try:
+            await self._put({"type": "http.response.body", "body": data, "more_body": more})
+        except OSError as error:  # TimeoutError is one
+            raise ClientGoneError from error
+        self.torn = False
 
     async def respond(
         self, body: bytes, *, status: int = 200, content_type: bytes = JSON, headers: Headers = ()
     ) -> None:
         """Send a whole response."""
         await self.start(content_type, status=status, headers=[(b"content-length", b"%d" % len(body)), *headers])
-        await self._write({"type": "http.response.body", "body": body, "more_body": False})
+        await self.write(body, more=False)
 
     async def refuse(self, error: GatewayError, headers: Headers = ()) -> None:
         """Answer with an error, with the status and the retry hints of its kind."""
@@ -179,14 +188,6 @@ class Exchange:
     def _check_size(self, size: int) -> None:
         if size > self.limit:
             raise GatewayError(Kind.TOO_LARGE, f"The request body is larger than {self.limit} bytes")
-
-    async def _write(self, message: Message) -> None:
-        self.torn = True
-        try:
-            await self._put(message)
-        except OSError as error:  # TimeoutError is one
-            raise ClientGoneError from error
-        self.torn = False
 
     async def _receive_in_time(self) -> Message:
         with anyio.move_on_after(self._patience):

@@ -118,8 +118,9 @@ class OpenAILike:
 
     def _repeats(self, request: Generate) -> bool:
         sampling = request.sampling
-        greedy = sampling.temperature is not None and sampling.temperature < 1e-5
-        return greedy and sampling.n > 1 and not self.quirks.greedy_n
+        if sampling.n == 1 or self.quirks.greedy_n:
+            return False
+        return sampling.temperature is not None and sampling.temperature < 1e-5
 
     def _generate(self, request: Generate) -> JSON:
         body = _plain(request.body, request.model)

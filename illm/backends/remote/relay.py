@@ -12,6 +12,7 @@ import orjson
 from illm.backends.remote.bodies import MAX_ERROR, AnswerDecoder, Body, Collected
 from illm.backends.remote.repair import Asked, read_usage, repair_answer
 from illm.backends.remote.repair_chunks import ChunkRepair
+from illm.backends.remote.untouched import drop_empty, untouched
 from illm.backends.remote.upstream_errors import nonsense
 from illm.core.events import Done, Event, Raw, Usage
 from illm.core.sse import MAX_EVENT, SSEDecoder
@@ -33,6 +34,7 @@ def needs_reading(frames: bytes) -> bool:
         or b'"usage":{' in frames
         or b'"finish_reason":"' in frames  # `abort`, `error` and `repetition` among them
         or b"[DONE]" in frames
+        or b"\r" in frames
     )
 
 
@@ -48,11 +50,15 @@ class WholeAnswer(Collected):
         self._asked = asked
 
     def read(self, body: bytes) -> Sequence[Event]:
-        """Repair it."""
+        """Relay it, or repair it."""
         answer = self.decoded(body)
-        usage = read_usage(answer.get("usage"))
-        fixed = repair_answer(self._asked, answer)
-        return (Raw(orjson.dumps(fixed)), Done(usage or Usage()))
+        usage = read_usage(answer.get("usage")) or Usage()
+        emptied = drop_empty(answer)
+        if not untouched(self._asked, answer):
+            answer = repair_answer(self._asked, answer)
+        elif not emptied:
+            return (Raw(body), Done(usage))
+        return (Raw(orjson.dumps(answer)), Done(usage))
 
 
 class NoStream(Collected):
@@ -88,6 +94,8 @@ class StreamAnswer:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Relay or repair a piece."""
+        if self._relaying and not self._tail and data.endswith(b"\n\n") and not needs_reading(data):
+            return (Raw(data),)  # nearly every read of nearly every stream
         if self._done or not data:
             return ()
         out = self._relay(data) if self._relayable else self._parse(self._sse.feed(data))
@@ -104,7 +112,7 @@ class StreamAnswer:
 
     def _relay(self, data: bytes) -> bytes:
         if b"\r" in data:  # never inside JSON, so a line end: then frames are not where we would look for them
-            self._relayable = False
+            self._relayable = self._relaying = False
             data, self._tail = b"".join((*self._tail, data)), []
             return self._parse(self._sse.feed(data))
         if self._tail:
@@ -141,7 +149,9 @@ class StreamAnswer:
             return b""
         if self._relaying and not needs_reading(frame):
             return frame + b"\n\n"
-        payloads = SSEDecoder().feed(frame + b"\n\n")
+        # One line of data is what everybody sends.
+        simple = frame.startswith(b"data: ") and b"\n" not in frame
+        payloads = [frame[6:]] if simple else SSEDecoder().feed(frame + b"\n\n")
         if payloads and not self._relaying and self._relayable:
             self._decide(payloads[0])
         return self._parse(payloads)
@@ -162,6 +172,7 @@ class StreamAnswer:
                 continue
             if payload.startswith(b"[DONE]"):
                 self._done = True
+                self._relaying = False
                 continue
             try:
                 chunk = orjson.loads(payload)
