@@ -10,6 +10,7 @@ from hypothesis import given, strategies
 from illm.actors.call import Call, Reply, unraised
 from illm.core.events import Delta, Failed, Finish
 from illm.errors import GatewayError, Kind
+from illm.loop.wake import Wake
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +96,32 @@ async def test_a_waiting_producer_wakes_when_the_reply_ends(end, raised):
         tasks.start_soon(produce)
         await anyio.wait_all_tasks_blocked()
         end(reply)
+
+
+@pytest.mark.parametrize("act", [Reply.take_nowait, Reply.leave, Reply.close])
+def test_a_producer_without_a_task_is_told_once_that_there_is_room(act):
+    reply, told = Reply(bound=2), []
+    reply.put_nowait(Delta(0, "a", 1))
+    assert not reply.full
+    reply.put_nowait(Delta(0, "b", 1))
+    assert reply.full
+    reply.on_room = lambda: told.append(reply.full)
+    act(reply)
+    act(reply) if act is not Reply.take_nowait else reply.leave()
+    assert told == [False]
+
+
+def test_the_last_events_and_the_end_wake_the_reader_once():
+    reply, woken = Reply(), []
+
+    class Counted(Wake):
+        def set(self):
+            woken.append(1)
+
+    reply.wake(Counted())
+    reply.close(Delta(0, "a", 1), DONE)
+    reply.close(DONE)
+    assert (woken, reply.take_nowait()) == ([1], [Delta(0, "a", 1), DONE])
 
 
 async def test_a_waiting_reader_wakes_when_it_is_made_to_leave():

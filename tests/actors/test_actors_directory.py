@@ -1,5 +1,7 @@
 """Which actors live: on demand, evicted, failed, closed, before opening and after."""
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from acting import CHATS, DONE, EAGER, Gated, Shelf, answer, chat, echo, refuse, running, served, until
@@ -237,3 +239,46 @@ async def test_status_in_one_word(states, status):
     for ref, state in zip(directory, states, strict=True):
         ref.state = state
     assert directory.status == status
+
+
+def test_what_was_found_is_looked_up_again_only_when_models_are_listed_anew():
+    listed: list[tuple[str, ...]] = [()]
+    far = Anything("far", replace(served("far", framework="far"), lists=lambda: listed[0]))
+    near = Anything("near", served("near", framework="near"))
+    directory = Directory([near, far], default="near")
+    request = chat(model="m")
+    assert [directory.find(request).model for _ in range(3)] == ["near"] * 3
+    assert near.asked == ["m"]
+    listed[0] = ("m",)
+    assert [directory.find(request).model for _ in range(3)] == ["far"] * 3
+    assert far.asked == ["m"]
+    listed[0] = ()
+    assert directory.find(request).model == "near"
+
+
+async def test_what_was_found_is_forgotten_with_its_actor():
+    async with running(directory_of(*[served(name, named=False) for name in "ab"])) as directory:
+        old = directory.find(chat(model="a"))
+        assert await answer(ask(directory, "a"))
+        assert await answer(ask(directory, "b"))  # a has to go
+        assert directory.find(chat(model="a")) is not old
+
+
+def test_how_much_is_remembered_of_names_that_requests_bring(monkeypatch):
+    monkeypatch.setattr(module, "REMEMBERED", 3)
+    directory = Directory([Anything("any", served("one", framework="any"))], default="any")
+    refs = {directory.find(chat(model=str(number))) for number in range(20)}
+    assert len(refs) == 1
+    assert len(directory._found) <= 3
+
+
+class Anything(Shelf):
+    """One actor for every name."""
+
+    def __init__(self, framework, one):
+        super().__init__(framework, named=[one])
+        self.asked = []
+
+    def on_demand(self, model, need):
+        self.asked.append(model)
+        return self._named[0]

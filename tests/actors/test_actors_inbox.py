@@ -140,3 +140,35 @@ async def test_closing_answers_those_who_wait_and_those_whose_work_runs_and_late
         errors.append(refused.value)
     assert errors[0] is not errors[1]
     assert (inbox.waiting, inbox.active) == (0, set())
+
+
+def test_a_call_may_be_answered_before_handing_it_over_returns():
+    inbox = Inbox(2)
+    inbox.direct = lambda call: call.finish(DONE) is None
+    call = inbox.admit(chat())
+    assert call.taken_at is not None
+    assert (call.reply.closed, inbox.active, inbox.waiting) == (True, set(), 0)
+
+
+def test_a_call_that_nobody_takes_at_once_waits():
+    inbox = Inbox(2)
+    inbox.direct = lambda call: False
+    call = inbox.admit(chat())
+    assert (call.taken_at, inbox.active, inbox.waiting) == (None, set(), 1)
+    assert inbox.take_nowait() is call
+
+
+def test_who_waits_too_long_is_told_counted_from_when_it_was_first_looked_at():
+    inbox, late = Inbox(4), GatewayError(Kind.TIMEOUT, "late")
+    old = inbox.admit(chat())
+    inbox.overdue(10.0, 5.0, late)
+    young = inbox.admit(chat())
+    inbox.overdue(14.9, 5.0, late)
+    assert inbox.waiting == 2
+    inbox.overdue(15.0, 5.0, late)
+    assert (old.reply.closed, young.reply.closed, inbox.waiting) == (True, False, 1)
+    [failed] = old.reply.take_nowait()
+    assert isinstance(failed, Failed)
+    assert (failed.error.kind, failed.error is late) == (Kind.TIMEOUT, False)
+    assert inbox.take_nowait() is young
+    assert inbox.take_nowait() is None

@@ -188,3 +188,70 @@ async def test_a_call_that_comes_as_the_worker_gives_up_is_not_lost(autojump_clo
                 await anyio.sleep(hundredths / 100)
                 assert await answer(ref)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_waiting_in_the_mailbox_has_the_limit_of_the_first_byte(autojump_clock, monkeypatch):
+    stream = [head(chunked=True), *[100.0, chunk(b"x")] * 99]
+    async with anyio.create_task_group() as tasks:
+        network(tasks, stream, monkeypatch)  # type: ignore[arg-type]
+        async with running("http://there", connections=1) as ref:
+            began = trio.current_time()
+            with ref.call(ask()) as first:
+                error = await failure(ref)
+                assert 600 <= trio.current_time() - began < 601
+                assert (error.kind, "did not begin" in error.message) == (Kind.TIMEOUT, True)
+                assert (ref.inbox.waiting, ref.inbox.active) == (0, {first})
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_time_in_the_mailbox_counts_towards_the_first_byte(autojump_clock, monkeypatch):
+    scripts = iter([[500.0, WELL], [7000.0]])
+
+    async def serve(stream) -> None:
+        try:
+            while True:
+                request = await stream.receive()
+                for step in [WELL] if request.startswith(b"GET") else next(scripts):
+                    await (stream.send(step) if isinstance(step, bytes) else anyio.sleep(step))
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+
+    async with anyio.create_task_group() as tasks:
+        Network(tasks, serve).install(monkeypatch)
+        async with running("http://there", connections=1) as ref:
+            began = trio.current_time()
+            with ref.call(ask()):
+                error = await failure(ref)
+            assert 604 < trio.current_time() - began < 606
+            assert "did not begin" in error.message
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_second_replica_does_not_get_the_whole_time_again(autojump_clock, monkeypatch):
+    async def serve(stream) -> None:
+        try:
+            while True:
+                request = await stream.receive()
+                if request.startswith(b"GET"):
+                    await stream.send(WELL)
+                    continue
+                asked.append(1)
+                await anyio.sleep(500)
+                if len(asked) == 1:
+                    return
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+
+    asked: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        Network(tasks, serve).install(monkeypatch)
+        async with running("http://here", "http://there") as ref:
+            began = trio.current_time()
+            error = await failure(ref)
+            assert len(asked) == 2
+            assert 604 < trio.current_time() - began < 606
+            assert error.kind is Kind.TIMEOUT
+        tasks.cancel_scope.cancel()
