@@ -1,5 +1,6 @@
 """Real processes: start one, wait until it answers, end it with everything it started."""
 
+import ctypes
 import http.client
 import os
 import signal
@@ -27,6 +28,8 @@ _PAUSE = 0.004
 """Seconds between two looks at a system that starts: it cannot tell us, so it has to be asked."""
 _OURS = ("ILLM_", "PYTHON", "LITELLM_", "OMP_")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 Accept = Callable[[int, bytes], bool]
 """(status, body) → whether this answer means that requests are taken."""
@@ -110,6 +113,7 @@ def started(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_leave_with_us,
         )
         try:
             yield Server(name, process, log, born)
@@ -194,6 +198,11 @@ def fetch(
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def _leave_with_us() -> None:
+    """Have the kernel end this process if the suite is killed before it can: nothing may stay behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,13 @@
 import os
+import select
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from benchmarks import processes
 from benchmarks.footprint import cpu_seconds, family, group, memory
 from benchmarks.processes import fetch, free_port, serving, started, surroundings
 
@@ -47,6 +51,28 @@ def test_a_server_is_there_when_its_answer_is_accepted_and_gone_afterwards_with_
     assert server.process.returncode == -signal.SIGTERM
     assert group(server.process.pid) == ()
     assert family(int(child)) == ()
+
+
+def test_nothing_stays_behind_when_the_suite_itself_is_killed():
+    suite = (
+        "import sys, os, signal\n"
+        "from benchmarks.processes import started\n"
+        "with started('it', [sys.executable, '-c', 'import signal; signal.pause()']) as server:\n"
+        "    print(server.process.pid, flush=True)\n"
+        "    signal.pause()\n"
+    )
+    root = Path(processes.__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", suite], stdout=subprocess.PIPE, cwd=root) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert family(pid) == (pid,)
+        process.kill()
+    watch = select.poll()
+    try:
+        watch.register(os.pidfd_open(pid), select.POLLIN)
+    except ProcessLookupError:
+        return
+    assert watch.poll(5000)
 
 
 def test_what_does_not_stop_when_asked_is_killed(monkeypatch):
