@@ -67,8 +67,15 @@ class RequestParser:
 
     def feed(self, data: bytes) -> list[Event]:
         """Take what came from the socket; return what it completes.  After `Refused` nothing is ever returned."""
-        events: list[Event] = []
         stage = self._stage
+        if (
+            stage == _HEAD
+            and self._repeated is not None
+            and not self._buffer
+            and (found := self._repeated.match(data, self._limits)) is not None
+        ):
+            return self._again(*found, data)
+        events: list[Event] = []
         if stage == _REFUSED:
             return events
         if self._buffer or stage == _ENDED:
@@ -93,6 +100,19 @@ class RequestParser:
         events: list[Event] = []
         if self._buffer:
             self._resume(events)
+        return events
+
+    def _again(self, head: Head, end: int, data: bytes) -> list[Event]:
+        """Go on after a head that was recognised: mostly the whole request is here."""
+        left = head.length or 0
+        if len(data) == end + left:
+            self._left = 0
+            self._stage = _ENDED
+            return [head, Body(data[end:]), _END] if left else [head, _END]
+        self._left = left
+        self._stage = _COUNTED
+        events: list[Event] = [head]
+        self._counted(data[end:], events)
         return events
 
     def _resume(self, events: list[Event]) -> None:
@@ -137,26 +157,23 @@ class RequestParser:
 
     def _head(self, data: bytes, events: list[Event]) -> bytes:
         """Read a head; return what follows it."""
-        if self._repeated is not None and (found := self._repeated.match(data, self._limits)) is not None:
-            head, end = found
+        if not self._skipped and data.startswith(b"\r\n"):
+            # RFC 9112 2.2: one empty line before the request line is ignored, as old clients send it after a body.
+            data = data[2:]
+            self._skipped = True
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._buffer += data
+            self._partial()
+            return b""
+        block = data[:end]
+        if end > self._limits.head_bytes:
+            check_partial(bytearray(block), 0, self._limits)
+        head = check_head(block, self._limits)
+        if self._make_engine is None:
+            self._repeated = remember(block, head, self._limits)
         else:
-            if not self._skipped and data.startswith(b"\r\n"):
-                # RFC 9112 2.2: one empty line before the request line is ignored, as old clients send it after a body.
-                data = data[2:]
-                self._skipped = True
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self._buffer += data
-                self._partial()
-                return b""
-            block = data[:end]
-            if end > self._limits.head_bytes:
-                check_partial(bytearray(block), 0, self._limits)
-            head = check_head(block, self._limits)
-            if self._make_engine is None:
-                self._repeated = remember(block, head, self._limits)
-            else:
-                self._engine = _confirmed(self._make_engine(), block, head)
+            self._engine = _confirmed(self._make_engine(), block, head)
         events.append(head)
         if head.length is None:
             self._chunks = ChunkCheck(self._limits)

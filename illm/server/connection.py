@@ -47,6 +47,7 @@ class Connection:
         "_later",
         "_over",
         "_parser",
+        "_paused",
         "_phase",
         "_read_deadline",
         "_room",
@@ -66,6 +67,7 @@ class Connection:
         self._fault: Refused | None = None
         self._over = False  # the client left, or may as well have
         self._closed = False
+        self._paused = False
         self._rude = False  # end with a reset, as what was sent may look complete but is not
         self._full = False  # the wire asked for a pause
         self._later = b""  # what is to be written after it
@@ -155,7 +157,8 @@ class Connection:
 
     def read_on(self) -> None:
         """See `Line`."""
-        if not self._crowded():
+        if self._paused and not self._crowded():
+            self._paused = False
             self._wire.resume()
 
     # What the wire tells us
@@ -180,6 +183,7 @@ class Connection:
             if self._read_deadline != math.inf:
                 self._read_deadline = self._service.now + self._service.limits.body_timeout
             if self._crowded():
+                self._paused = True
                 self._wire.pause()
 
     def ended(self, broken: bool) -> None:
@@ -198,29 +202,28 @@ class Connection:
         self._wake.set()
 
     def _crowded(self) -> bool:
-        exchange = self._exchange
+        exchange, limits = self._exchange, self._service.limits
         if exchange is None or self._phase is Phase.CLOSING:
             return False
-        limits = self._service.limits
         return exchange.held >= limits.body_buffer or self._parser.buffered >= limits.pipeline_buffer
 
     def _take(self, events: list[Event]) -> None:
+        exchange = self._exchange
         for event in events:
-            match event:
-                case Head():
-                    self._exchange = Exchange(event, self)
-                    self._phase = Phase.REQUEST
-                    self._read_deadline = math.inf
-                case Body(data):
-                    if self._phase is Phase.UNREAD:
-                        self._discard(len(data))
-                    elif self._exchange is not None:
-                        self._exchange.push(data)
-                case End():
-                    if self._exchange is not None:
-                        self._exchange.end_body()
-                case Refused():
-                    self._refuse(event)
+            if isinstance(event, Head):
+                self._exchange = exchange = Exchange(event, self)
+                self._phase = Phase.REQUEST
+                self._read_deadline = math.inf
+            elif isinstance(event, Body):
+                if self._phase is Phase.UNREAD:
+                    self._discard(len(event.data))
+                elif exchange is not None:
+                    exchange.push(event.data)
+            elif isinstance(event, End):
+                if exchange is not None:
+                    exchange.end_body()
+            else:
+                self._refuse(event)
         self._wake.set()
 
     def _discard(self, size: int) -> None:
@@ -329,7 +332,7 @@ class Connection:
         self._unread = self._service.limits.unread_body
         self._phase = Phase.UNREAD
         self._read_deadline = self._service.now + self._service.limits.body_timeout
-        self._wire.resume()
+        self.read_on()
         while not exchange.body_ended and self._fault is None and not self._over:
             await self._wake.wait()
         return exchange.body_ended
@@ -348,7 +351,7 @@ class Connection:
         self._phase = Phase.CLOSING
         self._unread = self._service.limits.body_buffer
         self._read_deadline = self._service.now + _LINGER
-        self._wire.resume()
+        self.read_on()
         self._wire.end()
         while not self._over:
             await self._wake.wait()
