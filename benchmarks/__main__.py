@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,14 @@ from benchmarks.samples import Sample
 SCENARIOS = tuple(module.name for module in pkgutil.iter_modules(scenarios.__path__))
 
 REFERENCE = "illm"
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 where any sample is faulty."""
     options = _parser().parse_args(arguments)
+    # Whoever terminates the suite wants what it started gone too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     placement.chosen.set(options.placement)
     systems = [SYSTEMS[name] for name in options.system]
     samples: list[Sample] = []
@@ -32,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         titles[name] = scenario.TITLE
         say(f"== {scenario.TITLE}")
         samples += scenario.run(systems, options.rounds, options.quick)
+    measured = {sample.system for sample in samples if sample.metrics}
     document = Document(
         samples=samples,
         titles=titles,
-        versions={system.name: system.version() for system in systems},
+        versions={system.name: system.version() for system in systems if system.name in measured},
         machine=describe(),
         rounds=options.rounds,
         reference=REFERENCE,
