@@ -10,12 +10,13 @@ them.  What `feed` does not return stands in attributes.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from illm.http11.client_chunks import ChunkDecoder
 from illm.http11.framing import FIELD_LINES
 
-_HEAD = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n(" + FIELD_LINES + rb")\r\n")
+_STATUS = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?")
+_FIELD = re.compile(FIELD_LINES)
 # What no continuation makes a head; it would otherwise be waited for until a deadline.
 _NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 _BEGINS = b"HTTP/1."
@@ -26,8 +27,7 @@ _SWITCHING = 101
 _HEAD_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """How a final response begins; shared between responses that begin alike, so nobody may write to it.
 
     `headers` have lowercase names, repeated fields joined by a comma; `length` is the body's size in bytes, `None`
@@ -41,10 +41,12 @@ class ResponseHead:
     chunked: bool = False
 
 
+# Most of what servers begin their answers with has been read before: whole heads within the second of their date, where
+# the length is the same or there is none, and most lines of the others.
 _READ: dict[bytes, ResponseHead] = {}
-"""Heads as they came, and what they say: one server's differ in the date, and in a few lengths."""
-_READ_MOST = 256
-_READ_BYTES = 1024
+_READ_MOST, _READ_BYTES = 256, 1024
+_LINES: dict[bytes, tuple[bytes, bytes]] = {}
+_LINES_MOST, _LINE_BYTES = 1024, 256
 
 
 class _Broken(Exception):  # noqa: N818  # control flow inside this file
@@ -180,13 +182,13 @@ def _remember(block: bytes) -> ResponseHead:
 
 
 def _read(block: bytes) -> ResponseHead:
-    match = _HEAD.fullmatch(block)
+    begin, *lines, _, _ = block.split(b"\r\n")
+    match = _STATUS.fullmatch(begin)
     if match is None:
         raise _Broken("malformed head")
-    modern, status, headers = match[1] == b"1.1", int(match[2]), _fields(match[3])
+    modern, status, headers = match[1] == b"1.1", int(match[2]), _fields(lines)
     coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
-    closes = b"close" in [word.strip() for word in headers.get(b"connection", b"").lower().split(b",")]
-    keep_alive = modern and not closes
+    keep_alive = modern and not _closes(headers.get(b"connection"))
     if status < 200 or status in _BODILESS:
         return ResponseHead(status, headers, None, keep_alive)
     if coding is not None:
@@ -200,14 +202,31 @@ def _read(block: bytes) -> ResponseHead:
     return ResponseHead(status, headers, int(length), keep_alive)
 
 
-def _fields(block: bytes) -> dict[bytes, bytes]:
+def _closes(connection: bytes | None) -> bool:
+    if connection is None or connection == b"keep-alive":
+        return False
+    return b"close" in [word.strip() for word in connection.lower().split(b",")]
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
-    for line in block.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
+    for line in lines:
+        name, value = _LINES.get(line) or _field(line)
         if name in found:
             if name in _ONCE:
                 raise _Broken(f"{name.decode()} given more than once")
             value = found[name] + b", " + value
         found[name] = value
     return found
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    if _FIELD.fullmatch(line + b"\r\n") is None or not line:
+        raise _Broken("malformed head")
+    name, _, value = line.partition(b":")
+    field = name.lower(), value.strip(b" \t")
+    if len(line) <= _LINE_BYTES:
+        if len(_LINES) >= _LINES_MOST:
+            _LINES.clear()
+        _LINES[line] = field
+    return field
