@@ -31,7 +31,7 @@ def read_chat(raw: bytes) -> Chat:
     chat = plain_chat(body)
     if chat is None:
         check_depth(raw, body)
-        chat = _parse(body)
+        chat = parse_long(body)
     return chat
 
 
@@ -47,10 +47,11 @@ def parse_chat(body: dict[str, Any]) -> Chat:
     Raises:
         GatewayError: a field is wrong; `param` names it (`messages[0].content[1].type`).
     """
-    return plain_chat(body) or _parse(body)
+    return plain_chat(body) or parse_long(body)
 
 
-def _parse(body: dict[str, Any]) -> Chat:
+def parse_long(body: dict[str, Any]) -> Chat:
+    """Parse any chat; see `parse_chat`, which takes the short way where there is one."""
     wire = convert(body, ChatWire)
     tools, choice = to_tools(wire.tools, wire.tool_choice)
     return Chat(
