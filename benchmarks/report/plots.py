@@ -43,6 +43,7 @@ def draw(document: Document, folder: Path) -> list[Path]:
                 [1 / (1 - q) for q in (0.01, 0.5, 0.9, 0.99, 0.999)], ["1 %", "50 %", "90 %", "99 %", "99.9 %"]
             )
             axes.minorticks_off()
+            axes.yaxis.set_major_formatter("{x:,g}")
             written += _save(pyplot, figure, folder, f"{what}-{case}")
     for title, name, prefix, metric, unit, scale in (
         ("Requests a second over concurrency", "throughput", "", "requests_per_s", "requests/s", 1.0),
@@ -55,6 +56,9 @@ def draw(document: Document, folder: Path) -> list[Path]:
                 _over_concurrency(axes, samples, system, metric, scale, _style(document, system))
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            counts = sorted({streams_of(sample.case) for sample in samples})
+            axes.set_xticks(counts, [f"{count:,}" for count in counts])
+            axes.yaxis.set_major_formatter("{x:,g}")
             written += _save(pyplot, figure, folder, name)
     return written
 
