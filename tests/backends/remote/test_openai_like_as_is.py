@@ -1,4 +1,4 @@
-"""What goes through an OpenAI-like backend as it is, in both directions, and that it is what the long way would send."""
+"""What goes through an OpenAI-like backend as it is, both ways, and that it is what the long way would send."""
 
 import copy
 from dataclasses import replace
