@@ -31,16 +31,17 @@ class Reply:
         bound: how many unread events make it full, counted before they merge: merged text takes memory too.
 
     Attributes:
+        unread: how many events wait for the reader, counted as above.
         closed, left: whether the producer has said everything, and whether the reader has gone.
         on_room: called once, synchronously, when events are taken or the reply ends.
     """
 
-    __slots__ = ("_bound", "_events", "_readable", "_unread", "closed", "left", "on_room")
+    __slots__ = ("_bound", "_events", "_readable", "closed", "left", "on_room", "unread")
 
     def __init__(self, bound: int = 64) -> None:
         self._bound = bound
         self._events: list[Event] = []
-        self._unread = 0
+        self.unread = 0
         self._readable: Wake | None = None
         """Who waits for events, while somebody does."""
         self.on_room: Callable[[], None] | None = None
@@ -50,7 +51,7 @@ class Reply:
     @property
     def full(self) -> bool:
         """Whether a producer that can should stop until `on_room`."""
-        return self._unread >= self._bound and not (self.left or self.closed)
+        return self.unread >= self._bound and not (self.left or self.closed)
 
     def put_nowait(self, *events: Event) -> None:
         """Add events without waiting; a delta joins the unread one before it if both are of the same choice.
@@ -90,7 +91,7 @@ class Reply:
     def leave(self) -> None:
         """The reader goes: wake both sides, forget what is unread.  Idempotent."""
         self.left = True
-        self._events, self._unread = [], 0
+        self._events, self.unread = [], 0
         if self._readable is not None:
             self._readable.set()
         if self.on_room is not None:
@@ -100,7 +101,7 @@ class Reply:
         """Return all the events there are, perhaps none.  Raises as `take`."""
         events = self._events
         if events:
-            self._events, self._unread = [], 0
+            self._events, self.unread = [], 0
             if self.on_room is not None:
                 self._make_room()
         elif self.left:
@@ -127,7 +128,7 @@ class Reply:
         return events
 
     def _add(self, events: tuple[Event, ...]) -> None:
-        self._unread += len(events)
+        self.unread += len(events)
         pending = self._events
         for event in events:
             if type(event) is Delta and pending:

@@ -16,12 +16,12 @@ from illm.actors.call import Call
 from illm.actors.inbox import Inbox
 from illm.backends.remote.address import Address
 from illm.backends.remote.deadlines import Phase, Timeouts, late
+from illm.backends.remote.job import Job
 from illm.backends.remote.pool import Pool
 from illm.backends.remote.probe import watch_health
 from illm.backends.remote.replicas import pick
 from illm.backends.remote.server import Server, trust
 from illm.backends.remote.upstream import Dialect
-from illm.backends.remote.workers import Job
 from illm.core.requests import Request
 from illm.errors import GatewayError, Kind
 from illm.loop.wake import Wake

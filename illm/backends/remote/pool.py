@@ -7,9 +7,10 @@ from anyio.abc import TaskGroup
 
 from illm.backends.remote.deadlines import Timeouts
 from illm.backends.remote.health import Health
+from illm.backends.remote.job import Job, blunder
 from illm.backends.remote.server import Server
 from illm.backends.remote.upstream import Dialect
-from illm.backends.remote.workers import Job, Worker, blunder
+from illm.backends.remote.workers import Worker
 from illm.errors import GatewayError, Kind
 
 logger = logging.getLogger("illm.remote")

@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from illm.actors.call import Call
 from illm.backends.remote.connection import UnreachableError, connect, speaking
 from illm.backends.remote.deadlines import Deadline, Phase, late
-from illm.backends.remote.upstream import Decoder
+from illm.backends.remote.job import Job, blunder
 from illm.core.events import Done, Event, Failed
-from illm.core.requests import Request
 from illm.errors import GatewayError, Kind
 from illm.http11.client_response import ResponseParser
 from illm.loop.wire import Wire
@@ -35,37 +33,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("illm.remote")
 
+UNREAD_BYTES = 256 * 1024
+"""How much of a body may wait for its client, beside the bound that a reply has: one event may be a whole read."""
+
 _PLAIN = (b"", b"identity")
 _BROKE_OFF = "broke off in the middle of its answer"
 _NO_HTTP = "sent what is not valid HTTP"
 _NO_ANSWER = "closed the connection without an answer"
-
-
-class Job:
-    """One call on its way through the workers.
-
-    Args:
-        call: whom to answer.
-        request: what to ask; the call's, perhaps with the model filled in.
-
-    Attributes:
-        since: see `Deadline.begin`.
-        begun: the client may have seen something: no other replica can take over.
-        moved: another replica has been tried.
-        method, pieces, decoder: the request as one server wants it, and what reads its answer.
-    """
-
-    __slots__ = ("begun", "call", "decoder", "method", "moved", "pieces", "request", "since")
-
-    decoder: Decoder
-
-    def __init__(self, call: Call, request: Request) -> None:
-        self.call = call
-        self.request = request
-        self.since = call.seen_at
-        self.begun = self.moved = False
-        self.method = ""
-        self.pieces: tuple[bytes, ...] = ()
 
 
 class Worker:
@@ -77,7 +51,7 @@ class Worker:
 
     __slots__ = (
         "_answering", "_connecting", "_deadline", "_early", "_early_end", "_headless", "_job", "_over", "_parser",
-        "_paused", "_pool", "_reused", "_speaking", "_wire",
+        "_paused", "_pool", "_reused", "_speaking", "_unread", "_wire",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -90,6 +64,8 @@ class Worker:
         self._deadline = Deadline()
         self._over = self._reused = self._paused = self._answering = False
         self._headless = True
+        self._unread = 0
+        """Bytes of the body whose events nobody has taken yet."""
         # What a server said before it was asked anything: it counts as its answer, if it is one.
         self._early = b""
         self._early_end: bool | None = None
@@ -263,7 +239,7 @@ class Worker:
                 if parser.over and parser.fault is None:
                     self._conclude(job, [*events, *decoder.close()])
                     return
-                self._deliver(job, events)
+                self._deliver(job, events, len(body))
         if parser.over:
             if parser.fault is None:
                 self._conclude(job, decoder.close())
@@ -272,14 +248,15 @@ class Worker:
         elif self._answering and not self._paused and not self._over:
             self._deadline.enter(Phase.BYTES)
 
-    def _deliver(self, job: Job, events: Sequence[Event]) -> None:
+    def _deliver(self, job: Job, events: Sequence[Event], size: int) -> None:
         reply = job.call.reply
         if reply.closed:  # by another: the gateway shuts down
             self._leave()
             return
         job.begun = True
+        self._unread = self._unread + size if reply.unread else size
         reply.put_nowait(*events)
-        if reply.full and not self._paused:
+        if (reply.full or self._unread > UNREAD_BYTES) and not self._paused:
             self._paused = True
             self._wire.pause()  # type: ignore[union-attr]  # it has just been read from
             self._deadline.enter(Phase.CLIENT)
@@ -362,10 +339,3 @@ class Worker:
 
     def _error(self, kind: Kind, what: str) -> GatewayError:
         return GatewayError(kind, f"The backend {self._pool.server.framework!r} {what}")
-
-
-def blunder(error: Exception) -> GatewayError:
-    """Return what a client is told of a fault of ours."""
-    told = GatewayError(Kind.INTERNAL, "The backend failed on this request")
-    told.__cause__ = error
-    return told

@@ -6,6 +6,7 @@ import pytest
 from backends.remote.echo import answer, ask, failure, running, text
 from backends.remote.fake_server import chunk, fake_server, head, response
 from backends.remote.wired import Hand, Hands
+from illm.backends.remote.workers import UNREAD_BYTES
 from illm.core.events import Delta, Done, Failed
 from illm.errors import GatewayError, Kind
 
@@ -55,6 +56,21 @@ async def test_a_full_reply_stops_the_reading_and_taking_from_it_goes_on(hands):
                 hand.say(chunk(b""))
                 assert isinstance(call.reply.take_nowait()[-1], Done)
             assert not hand.aborted
+
+
+async def test_large_pieces_stop_the_reading_sooner(hands):
+    with anyio.fail_after(10):
+        async with fake_server() as server, running(server.url) as ref:
+            with ref.call(ask()) as call:
+                hand = await asked(hands)
+                hand.say(head(chunked=True))
+                for _ in range(2):  # the count begins anew with what was taken
+                    hand.say(chunk(b"x" * UNREAD_BYTES))
+                    assert not hand.paused
+                    hand.say(chunk(b"x"))
+                    assert hand.paused
+                    call.reply.take_nowait()
+                    assert not hand.paused
 
 
 async def test_a_connection_whose_last_reader_was_slow_is_read_again_for_the_next(hands):
