@@ -14,6 +14,8 @@ logger = logging.getLogger("illm.build")
 
 ENTRY_POINTS = "illm.backends"
 
+_ONE_PROCESS = "The local engine does not run in a gateway of several worker processes"
+
 Plan = Callable[[Config], Backend]
 """How a backend joins: called once a directory, quick, without I/O."""
 
@@ -33,7 +35,10 @@ def build_directory(config: Config) -> Directory:
     aliases = {"tgi": "transformers"} if config.tgi_local else {}
     if config.tgi_local and config.tgi_base_url:
         logger.warning("tgi is answered by the local engine: --tgi-local counts for more than a base URL")
-    backends = [PLANS[framework](config) for framework in FRAMEWORKS if framework not in aliases]
+    plans = dict(PLANS)
+    if config.workers > 1:
+        plans["transformers"] = lambda _: Unconfigured("transformers", _ONE_PROCESS)
+    backends = [plans[framework](config) for framework in FRAMEWORKS if framework not in aliases]
     backends += [_foreign(entry, config) for entry in entry_points(group=ENTRY_POINTS)]
     return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models, aliases=aliases)
 

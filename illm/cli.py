@@ -1,6 +1,7 @@
 """The command line: `illm serve`, `illm doctor`, `illm models`."""
 
 import argparse
+import importlib.util
 import ipaddress
 import os
 import sys
@@ -76,6 +77,7 @@ def _serve(config: Config) -> int:
     from illm.build import build_directory
     from illm.server import Limits, raise_descriptor_limit, run
 
+    _check_process(config)
     log.configure(config.log_format, config.log_level)
     raise_descriptor_limit()
     if config.local:
@@ -99,7 +101,37 @@ def _serve(config: Config) -> int:
         drain=config.drain_timeout,
     )
     loop: Literal["asyncio", "trio"] = "trio" if config.loop == "trio" else "asyncio"
-    return run(app, host=config.host, port=config.port, loop=loop, limits=limits, on_listening=announce)
+    return run(
+        app,
+        host=config.host,
+        port=config.port,
+        loop=loop,
+        http=config.http,
+        workers=config.workers,
+        limits=limits,
+        on_listening=announce,
+    )
+
+
+def _check_process(config: Config) -> None:
+    """Refuse what this installation, or several processes, cannot do."""
+    if config.http != "auto" and importlib.util.find_spec(config.http) is None:
+        raise ConfigError(f"--http {config.http}: it is not installed (pip install 'illm[fast]' brings httptools)")
+    if config.workers == 1:
+        return
+    if not hasattr(os, "fork"):
+        raise ConfigError(f"--workers {config.workers}: this system cannot fork processes")
+    local = {
+        f"framework {config.framework}": config.local,
+        "--tgi-local": config.tgi_local,
+        "--embedding-model": config.says("embedding_model"),
+    }
+    for option, said in local.items():
+        if said:
+            raise ConfigError(
+                f"--workers {config.workers}: {option} means a local model, and each process would load its own; "
+                "several workers are for remote backends only"
+            )
 
 
 def banner(config: Config, addresses: Sequence[tuple[str, int]], offer: "Directory") -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from illm.backends.remote.address import parse_address
 from illm.core.requests import OPEN, Sampling
 from illm.errors import ConfigError
+from illm.http11.engine import ENGINES
 from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
 
 FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
@@ -169,6 +170,10 @@ class Config:
         False, "install missing packages of the chosen framework with pip at start", _switch, flag=True
     )
     loop: str = _option("asyncio", "event loop: asyncio (uvloop where installed) or trio", _one_of("asyncio", "trio"))
+    http: str = _option(
+        "auto", "who reads requests beside our own check: auto (nobody), h11 or httptools", _one_of(*ENGINES)
+    )
+    workers: int = _option(1, "processes that serve; above 1 only with remote backends", _number(int, 1, 1024))
     log_format: str = _option("text", "text or json", _one_of("text", "json"))
     log_level: str = _option("info", "least severity that is logged", _one_of("debug", "info", "warning", "error"))
     dtype: str = _option(

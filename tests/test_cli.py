@@ -120,6 +120,11 @@ def test_version():
         (["serve", "--prot", "1"], {}, "unrecognized arguments: --prot"),
         (["serve", "--por", "1"], {}, "unrecognized arguments: --por"),
         (["serve", "--port"], {}, "expected one argument"),
+        (["vllm", "--http", "own"], {}, "illm: --http 'own': must be one of auto, h11, httptools"),
+        (["serve", "--workers", "2"], {}, "illm: --workers 2: framework transformers means a local model"),
+        (["tgi", "--tgi-local"], {"ILLM_WORKERS": "2"}, "illm: --workers 2: framework tgi means a local model"),
+        (["vllm", "--tgi-local", "--workers", "2"], {}, "--tgi-local means a local model, and each process would load"),
+        (["vllm", "--embedding-model", "demo", "--workers", "2"], {}, "illm: --workers 2: --embedding-model means"),
     ],
 )
 def test_a_wrong_value_is_a_clear_message_and_status_2(words, env, told):
@@ -348,3 +353,28 @@ def test_the_banner_does_not_claim_what_is_not_there():
 )
 def test_listening_beyond_this_machine_without_a_key_is_warned_of(hosts, key, warned):
     assert (open_door(Config(api_key=key), hosts) is not None) is warned
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_several_workers_are_one_service():
+    words = [*command("vllm"), "--vllm-base-url", NOWHERE, "--workers", "2", "--http", "h11"]
+    with serving(words) as (process, said, port):
+        assert "backends: vllm" in said
+        ids = set()
+        for _ in range(20):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/no/such/path")
+            ids.add(connection.getresponse().headers["x-request-id"])
+            connection.close()
+        assert len(ids) == 20
+        assert {request_id[:20] for request_id in ids} != {next(iter(ids))[:20]}  # made in more than one process
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        body = json.dumps({"framework": "transformers", "model": "x", "input": "x"})
+        connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+        told = json.loads(connection.getresponse().read())
+        connection.close()
+        assert "several worker processes" in told["error"]["message"]
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+        assert "http://127.0.0.1" not in rest  # the banner is said once

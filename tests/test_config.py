@@ -54,6 +54,8 @@ VALUES = {
     "max_loaded_models": ("1", 1, ["0", "1025"]),
     "auto_install": ("true", True, ["maybe", "2"]),
     "loop": ("trio", "trio", ["curio", "uvloop"]),
+    "http": ("httptools", "httptools", ["httpx", "own"]),
+    "workers": ("2", 2, ["0", "-1", "two", "1025"]),
     "log_format": ("json", "json", ["xml"]),
     "log_level": ("debug", "debug", ["loud"]),
     "dtype": ("float32", "float32", ["int8"]),

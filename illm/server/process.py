@@ -4,14 +4,16 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Literal
 
 import anyio
 from anyio.abc import TaskStatus
 
+from illm.http11.engine import find_engine
 from illm.server.lifespan import LifespanFailed
 from illm.server.limits import Limits
 from illm.server.scope import Application
@@ -35,6 +37,8 @@ def run(
     port: int = 8000,
     uds: str | None = None,
     loop: Literal["asyncio", "trio"] = "asyncio",
+    http: str = "auto",
+    workers: int = 1,
     limits: Limits = _DEFAULTS,
     root_path: str = "",
     on_listening: Listening | None = None,
@@ -47,61 +51,92 @@ def run(
         port: 0 lets the system choose.
         uds: a Unix socket's path, instead of host and port.
         loop: which event loop; asyncio runs on uvloop where that is installed.
-        limits: see `Limits`.
+        http: who reads requests beside our own check: `auto` (nobody), `h11` or `httptools`.
+        workers: processes; each has an event loop and a life of the application of its own.
+        limits: see `Limits`; they hold for each worker.
         root_path: where the application is mounted.
         on_listening: called with the bound addresses once requests are accepted.
 
     Returns:
-        The exit status: 0, `CANNOT_BIND`, `LIFESPAN_FAILED`, or 128 and the second signal's number.
+        The exit status: 0, `CANNOT_BIND`, `LIFESPAN_FAILED`, `WORKERS_FAILED`, or 128 and the second signal's number.
+
+    Raises:
+        ImportError: the chosen reader is not installed.
+        NotImplementedError: several workers on a system that cannot fork.
     """
-    fast = loop == "asyncio" and importlib.util.find_spec("uvloop") is not None
-    main = partial(_main, app, host, port, uds, limits, root_path, on_listening)
-    return anyio.run(main, backend=loop, backend_options={"use_uvloop": True} if fast else {})
+    find_engine(http)
+    serving = partial(serve, app, host=host, port=port, uds=uds, limits=limits, root_path=root_path, http=http)
+    options = {"use_uvloop": True} if loop == "asyncio" and importlib.util.find_spec("uvloop") is not None else {}
+    where = uds or f"{host or '*'}:{port}"
+
+    def work(
+        sockets: list[socket.socket] | None, listening: Listening | None, orphaned: int | None, signals: Sequence[int]
+    ) -> int:
+        main = partial(_main, partial(serving, sockets=sockets), where, listening, orphaned, signals)
+        return anyio.run(main, backend=loop, backend_options=options)
+
+    if workers == 1:
+        return work(None, on_listening, None, (signal.SIGTERM, signal.SIGINT))
+    if not hasattr(os, "fork"):
+        raise NotImplementedError("several workers need a system with fork")
+    from illm.server.workers import bind_workers, run_workers
+
+    try:
+        bound = bind_workers(workers, host, port, uds, limits.backlog)
+    except OSError as exc:
+        return _cannot_listen(where, exc)
+
+    def work_for(sockets: list[socket.socket], ready: Callable[[], None], orphaned: int) -> int:
+        return work(sockets, lambda _: ready(), orphaned, (signal.SIGTERM,))
+
+    return run_workers(bound, work_for, on_listening)
 
 
 async def _main(
-    app: Application,
-    host: str | None,
-    port: int,
-    uds: str | None,
-    limits: Limits,
-    root_path: str,
+    serving: Callable[..., Awaitable[None]],
+    where: str,
     on_listening: Listening | None,
+    orphaned: int | None,
+    numbers: Sequence[int],
 ) -> int:
     shutdown = anyio.Event()
     signals: list[int] = []
     status = 0
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_watch_signals, shutdown, tasks.cancel_scope, signals)
+        await tasks.start(_watch_signals, shutdown, tasks.cancel_scope, signals, numbers)
+        if orphaned is not None:
+            tasks.start_soon(_watch_parent, orphaned, shutdown)
         try:
-            await serve(
-                app,
-                host=host,
-                port=port,
-                uds=uds,
-                limits=limits,
-                root_path=root_path,
-                shutdown=shutdown,
-                task_status=_Started(on_listening),
-            )
+            await serving(shutdown=shutdown, task_status=_Started(on_listening))
         except LifespanFailed as exc:
             logger.error("%s", exc)
             status = LIFESPAN_FAILED
         except OSError as exc:
-            logger.error("cannot listen on %s: %s", uds or f"{host or '*'}:{port}", exc.strerror or exc)
-            status = CANNOT_BIND
+            status = _cannot_listen(where, exc)
         tasks.cancel_scope.cancel()
     return 128 + signals[1] if len(signals) > 1 else status
+
+
+def _cannot_listen(where: str, exc: OSError) -> int:
+    logger.error("cannot listen on %s: %s", where, exc.strerror or exc)
+    return CANNOT_BIND
+
+
+async def _watch_parent(orphaned: int, shutdown: anyio.Event) -> None:
+    await anyio.wait_readable(orphaned)
+    logger.warning("stopping: the parent process is gone")
+    shutdown.set()
 
 
 async def _watch_signals(
     shutdown: anyio.Event,
     everything: anyio.CancelScope,
     seen: list[int],
+    numbers: Sequence[int],
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    with anyio.open_signal_receiver(*map(signal.Signals, numbers)) as received:
         task_status.started()
         async for number in received:
             seen.append(number)
