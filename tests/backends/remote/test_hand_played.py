@@ -1,5 +1,8 @@
 """Connections at moments that a real server cannot be made to hit: before it is asked, as it fills up, at the end."""
 
+import socket
+from contextlib import contextmanager
+
 import anyio.lowlevel
 import pytest
 
@@ -39,6 +42,42 @@ async def test_a_server_that_speaks_or_goes_before_it_is_asked_has_answered_badl
             assert (await failure(ref)).kind is Kind.UPSTREAM
             assert len(hands.opened) == 1  # a new connection: never again
             assert hands.opened[0].aborted
+
+
+async def test_a_connection_that_comes_about_as_its_client_leaves_is_closed_unasked(hands):
+    with anyio.fail_after(10):
+        async with fake_server() as server, running(server.url) as ref:
+            call = ref.call(ask())
+            hands.meanwhile = call.leave
+            while not hands.opened:
+                await anyio.lowlevel.checkpoint()
+            assert hands.opened[0].aborted
+            assert hands.opened[0].written == []
+
+
+async def test_what_the_loop_has_not_told_yet_is_seen_before_a_connection_is_used_again(hands):
+    with anyio.fail_after(10), closing_pair() as (ours, theirs):
+        async with fake_server() as server, running(server.url) as ref:
+            hands.meanwhile = lambda: setattr(hands.opened[-1], "socket", ours)
+            call = ref.call(ask())
+            hand = await asked(hands)
+            hand.say(OK)
+            call.leave()
+            with ref.call(ask("again")):
+                assert hand.written[-1].endswith(b"again")
+                hand.say(OK)
+            theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            with ref.call(ask("once more")):
+                assert hand.aborted
+                assert not hand.written[-1].endswith(b"once more")
+                assert (await asked(hands, 1)).written[-1].endswith(b"once more")
+
+
+@contextmanager
+def closing_pair():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
 
 
 async def test_a_full_reply_stops_the_reading_and_taking_from_it_goes_on(hands):

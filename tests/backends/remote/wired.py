@@ -1,5 +1,6 @@
 """An upstream connection that is played by hand: what was written is noted, and the test says what the server says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,11 +48,15 @@ class Hand:
 
 @dataclass
 class Hands:
-    """Every connection that was opened, in order; `first` is what a server says before it is asked."""
+    """Every connection that was opened, in order.
+
+    `first` is what a server says before it is asked, `closes` how it ends then; `meanwhile` runs as it comes about.
+    """
 
     opened: list[Hand] = field(default_factory=list)
     first: bytes = b""
     closes: bool | None = None
+    meanwhile: Callable[[], None] = field(default=lambda: None)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take the place of connecting, for requests only: probes find the real server."""
@@ -61,6 +66,7 @@ class Hands:
         """Stand in for `connection.connect`."""
         hand = Hand(receiver)
         self.opened.append(hand)
+        self.meanwhile()
         if self.first:
             hand.say(self.first)
         if self.closes is not None:
