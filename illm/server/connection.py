@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 import anyio
 
-from illm.http11 import Body, End, Event, Head, Refusal, Refused, RequestParser, ResponseEncoder
+from illm.http11 import Body, End, Event, Head, Refused, RequestParser, ResponseEncoder
 from illm.loop.wake import Wake
 from illm.loop.wire import Wire
+from illm.server.application import Outcome, call_application
 from illm.server.exchange import ClientDisconnected, Exchange
-from illm.server.faults import fault_body, fault_headers, only_disconnects
-from illm.server.scope import Ends, ends_of, http_scope
+from illm.server.faults import fault_body, fault_headers
+from illm.server.scope import Ends, ends_of
 from illm.server.service import Phase, Service
 
 logger = logging.getLogger("illm.server")
@@ -38,26 +39,9 @@ class Connection:
     _wire: Wire
 
     __slots__ = (
-        "_closed",
-        "_ends",
-        "_exchange",
-        "_fault",
-        "_full",
-        "_gone",
-        "_later",
-        "_over",
-        "_parser",
-        "_paused",
-        "_phase",
-        "_read_deadline",
-        "_room",
-        "_rude",
-        "_service",
-        "_unread",
-        "_wake",
-        "_wire",
-        "_write_deadline",
-    )
+        "_closed", "_ends", "_exchange", "_fault", "_full", "_gone", "_later", "_over", "_parser", "_paused",
+        "_phase", "_read_deadline", "_room", "_rude", "_service", "_unread", "_wake", "_wire", "_write_deadline",
+    )  # fmt: skip
 
     def __init__(self, service: Service, gone: "Callable[[Connection], None]") -> None:
         self._service = service
@@ -268,7 +252,7 @@ class Connection:
                     if self._exchange is not None:  # it was here already: others have waited too
                         await anyio.lowlevel.checkpoint()
             elif self._fault is not None:
-                await self._answer("GET", self._fault.status, self._fault.reason)
+                self._answer("GET", self._fault)
                 stays = False
         if not self._over and not self._rude:
             await self._linger()
@@ -292,37 +276,17 @@ class Connection:
 
     async def _serve(self, exchange: Exchange) -> bool:
         """Run one request; return whether the connection may go on."""
-        service = self._service
         self._rude = True
-        crashed = False
-        try:
-            scope = http_scope(exchange.head, self._ends, service.state, exchange.register, service.root_path)
-            await service.app(scope, exchange.receive, exchange.send)
-        except Refusal as refusal:
-            self._refuse(Refused(refusal.status, refusal.reason))
-        except Exception as exc:
-            crashed = True
-            if not (exchange.gone and only_disconnects(exc)):
-                logger.exception("the application failed on %s %s", exchange.head.method, exchange.head.target.decode())
-        finally:
-            exchange.close()
-        encoder = exchange.encoder
+        outcome = await call_application(exchange, self._ends, self._service)
+        if isinstance(outcome, Refused):
+            self._refuse(outcome)
         if self._over:
             return False
-        if encoder.complete:
+        if outcome is Outcome.COMPLETE:
             self._rude = False
-            return encoder.keep_alive and self._fault is None and not service.draining
-        if encoder.head_sent:
-            # Half a response must not look like a whole one: the reset tells.
-            if not crashed and self._fault is None:
-                logger.error("the application left its response to %s unfinished", exchange.head.target.decode())
-            return False
-        if self._fault is not None:
-            await self._answer(exchange.head.method, self._fault.status, self._fault.reason)
-        else:
-            if not crashed:
-                logger.error("the application did not answer %s", exchange.head.target.decode())
-            await self._answer(exchange.head.method, 500, "internal error")
+            return exchange.encoder.keep_alive and self._fault is None and not self._service.draining
+        if outcome is not Outcome.UNFINISHED:  # else the reset tells that this is not all
+            self._answer(exchange.head.method, self._fault or Refused(500, "internal error"))
         return False
 
     async def _skip_unread(self, exchange: Exchange) -> bool:
@@ -337,10 +301,10 @@ class Connection:
             await self._wake.wait()
         return exchange.body_ended
 
-    async def _answer(self, method: str, status: int, reason: str) -> None:
+    def _answer(self, method: str, fault: Refused) -> None:
         encoder = ResponseEncoder(method, "1.1", keep_alive=False)
-        encoder.start(status, fault_headers(status, reason))
-        self.write(encoder.body(fault_body(status, reason), more=False))
+        encoder.start(fault.status, fault_headers(fault.status, fault.reason))
+        self.write(encoder.body(fault_body(fault.status, fault.reason), more=False))
         self._rude = False
 
     async def _linger(self) -> None:

@@ -150,6 +150,37 @@ async def test_a_slow_reader_of_a_large_body_is_not_a_stalled_one():
 
 
 @pytest.mark.anyio
+async def test_a_client_that_does_not_read_its_last_answer_is_not_waited_for_long():
+    async def app(scope, receive, send):
+        await reply(send, b"x" * 50_000, headers=[(b"connection", b"close")])
+
+    async with bench(app) as server:
+        client = server.connect(room=1000)
+        await client.send(GET)
+        await idle()
+        server.later(29)
+        await idle()
+        assert not server.wires[0].incoming.broken
+        server.later(2)
+        await idle()
+        assert server.wires[0].incoming.broken
+
+
+@pytest.mark.anyio
+async def test_the_goodbye_to_one_too_many_ends():
+    async with bench(echo, Limits(connections=1)) as server:
+        server.connect()
+        await idle()
+        second = server.connect()
+        assert (await second.answer()).status == 503
+        await idle()
+        assert not server.wires[1].incoming.broken  # it may still be sending
+        server.later(2)
+        await idle()
+        assert server.wires[1].incoming.broken
+
+
+@pytest.mark.anyio
 async def test_the_goodbye_to_a_refused_client_ends():
     async with bench(echo, Limits(body_bytes=10)) as server:
         client = server.connect()

@@ -8,8 +8,9 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute
-from driving import GET, Client, echo, listening, post, reply
+from driving import GET, Client, echo, idle, listening, post, reply
 
+from illm.http11.engine import ENGINES
 from illm.server import serving
 
 pytestmark = pytest.mark.anyio
@@ -44,8 +45,14 @@ async def test_no_accepted_socket_waits_to_fill_a_packet(monkeypatch):
     assert [bool(option) for option in options] == [True]
 
 
-async def test_httpx():
-    async with listening(echo) as (host, port), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+@pytest.mark.parametrize("http", ENGINES)
+async def test_httpx(http):
+    if http != "auto":
+        pytest.importorskip(http)
+    async with (
+        listening(echo, http=http) as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}") as client,
+    ):
         assert (await client.get("/a%20b")).content == b"GET /a%20b "
         assert (await client.head("/")).content == b""
         for body in (b"x" * 300_000, b""):
@@ -66,6 +73,18 @@ async def test_a_large_response_to_a_client_that_leaves():
     async with listening(app) as address, await anyio.connect_tcp(*address) as stream:
         await stream.send(GET)
         await stream.receive()
+
+
+@pytest.mark.parametrize("size", [50_000, 5_000_000])
+async def test_the_last_answer_is_read_to_its_end_by_a_slow_client(size):
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await reply(send, b"x" * size, headers=[(b"connection", b"close")])
+
+    async with listening(app) as address, await anyio.connect_tcp(*address) as stream:
+        await stream.send(GET)
+        await idle()  # it waits for us, or has nothing more to do than to close
+        assert len((await Client(stream).answer()).body) == size
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "half"])
