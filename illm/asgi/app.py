@@ -1,6 +1,5 @@
 """The application: one callable that any ASGI server can run, any framework can mount, any number of times."""
 
-import hmac
 import logging
 import os
 from collections.abc import Callable, MutableMapping
@@ -29,6 +28,10 @@ class Gateway:
         self.config = config
         self._runtime = Runtime(make_directory)
         self._key = config.api_key.encode() if config.api_key else None
+        if self._key is not None:
+            import hmac  # brings OpenSSL along, which a start without a key need not wait for
+
+            self._same = hmac.compare_digest
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -101,10 +104,9 @@ class Gateway:
             if not exchange.started:  # else the server sees an unfinished response and cuts the connection
                 await exchange.refuse(GatewayError(Kind.INTERNAL, "The gateway failed on this request"))
 
-    @staticmethod
-    def _authorize(exchange: Exchange, key: bytes) -> None:
+    def _authorize(self, exchange: Exchange, key: bytes) -> None:
         scheme, _, theirs = exchange.headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(theirs.strip(), key):
+        if scheme.lower() != b"bearer" or not self._same(theirs.strip(), key):
             raise GatewayError(Kind.UNAUTHORIZED, "A valid key is required: send `Authorization: Bearer <key>`")
 
 

@@ -6,6 +6,7 @@ Importing this costs no torch: that comes with the first model that is loaded, i
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
@@ -55,15 +56,22 @@ class Local:
         self._config = config
         # By model, so that one whose last thread hangs is not loaded again beside it, whoever asks and how.
         self._slots: WeakValueDictionary[str, Slot] = WeakValueDictionary()
-        chosen = config.local
-        main = _find(config.model, "text") if chosen else None
         said = config.says("embedding_model")
-        name = "demo" if chosen and config.model == "demo" and not said else config.embedding_model
-        self._embedding = main if main and main.kind == "embedding" and not said else _find(name, "embedding")
-        named = [main] if main else []
-        if self._embedding is not main and (said or name == "demo"):
+        self._main = _find(config.model, "text") if config.local else None
+        self._main_embeds = self._main is not None and self._main.kind == "embedding" and not said
+        demo = config.local and config.model == "demo" and not said
+        self._embedding_name = "demo" if demo else config.embedding_model
+        named = [self._main] if self._main else []
+        if not self._main_embeds and (said or demo):
             named.append(self._embedding)
         self._named = tuple(self._serve(source, named=True) for source in named)
+
+    @cached_property
+    def _embedding(self) -> Source | Missing:
+        # Looked up when somebody wants it: what a gateway to other servers never asks for need not slow its start.
+        if self._main_embeds and self._main is not None:
+            return self._main
+        return _find(self._embedding_name, "embedding")
 
     def named(self) -> Sequence[Served]:
         """See `Backend.named`."""
