@@ -8,7 +8,8 @@ is that of events.  Where other handlers listen nothing is held back: they get t
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
@@ -66,7 +67,7 @@ class Lines(logging.StreamHandler[TextIO]):
         """Keep an entry until the next `flush`, the next record, or the end of the process."""
         self._held.append(entry)
         if len(self._held) >= MOST_HELD:
-            self.flush()
+            self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
@@ -79,19 +80,24 @@ class Lines(logging.StreamHandler[TextIO]):
         super().flush()
 
     def release(self) -> None:
-        """Write what is held, if anything is."""
+        """Write what is held, if anything is.  As with a record, a stream that takes nothing is nobody's failure."""
         if self._held:
-            self.flush()
+            with self._forgiven():
+                self.flush()
 
     def _write_held(self) -> None:
         if not self._held:
             return
-        with self.lock:  # type: ignore[union-attr]  # made by every handler's constructor
+        with self.lock, self._forgiven():  # type: ignore[union-attr]  # made by every handler's constructor
             held, self._held = self._held, []
-            try:
-                self.stream.write("".join([self._line(entry, self._logger) for entry in held]))
-            except Exception:  # as `logging.Handler.handleError`: a closed stream must not end a request
-                self.handleError(logging.LogRecord(self._logger, logging.INFO, __file__, 0, "", (), None))
+            self.stream.write("".join([self._line(entry, self._logger) for entry in held]))
+
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # a full disk or a closed pipe must end neither a request nor the task that writes
+            self.handleError(logging.LogRecord(self._logger, logging.INFO, __file__, 0, "", (), None))
 
 
 _PACKAGE = logging.getLogger("illm")

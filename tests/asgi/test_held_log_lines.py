@@ -180,3 +180,37 @@ def test_a_stream_that_was_closed_costs_no_request_its_answer(logged, monkeypatc
     assert log.hold(Record("r", "GET", 0.0))
     log.flush()
     lines.setStream(stream)
+
+
+class Full(io.StringIO):
+    """A full disk, or a pipe that nobody reads: what was written fails again whenever it is flushed."""
+
+    def write(self, text):
+        raise OSError("no space left")
+
+    def flush(self):
+        raise OSError("no space left")
+
+
+@pytest.mark.trio
+async def test_a_stream_that_cannot_be_flushed_does_not_end_the_gateway(make_app, logged, autojump_clock, monkeypatch):
+    logged()
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    lines = logging.getLogger("illm").handlers[0]
+    async with driving(make_app()) as driver:
+        stream = lines.setStream(Full())
+        assert (await driver.chat("echo a")).status == 200
+        await trio.sleep(TICK * 1.5)
+        lines.stream = stream  # `setStream` flushes
+        assert (await driver.chat("echo b", headers={"x-request-id": "later"})).status == 200
+        await trio.sleep(TICK * 1.5)
+        assert "id=later" in stream.getvalue()
+
+
+def test_very_many_lines_into_such_a_stream_are_nobody_s_failure(logged, monkeypatch):
+    logged()
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    lines = logging.getLogger("illm").handlers[0]
+    stream = lines.setStream(Full())
+    assert all(log.hold(Record("r", "GET", 0.0)) for _ in range(log.MOST_HELD + 1))
+    lines.stream = stream
