@@ -1,8 +1,8 @@
 """Frozen for whoever checks types, and as cheap to make as any other object.
 
 `dataclass(frozen=True)` makes instances through `object.__setattr__`, a call a field; a request and its answer have
-dozens.  So the type checker sees the frozen dataclass, and at run time nothing guards it: the gain was measured at
-about a twentieth of a request (docs/decisions.md).  Equality, hash and `dataclasses.replace` are those of a frozen one.
+dozens of fields.  So the type checker sees the frozen dataclass, and at run time nothing guards it (what that saves is
+in docs/decisions.md).  Equality, hash and `dataclasses.replace` are those of a frozen one.
 """
 
 from dataclasses import dataclass
