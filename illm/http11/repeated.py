@@ -21,7 +21,7 @@ class RepeatedHead:
         self._start = start
         self._after = block[start + len(_value(head, place := _place(head))) :]
         self._place = place
-        self._head = head
+        self._head = head._replace(headers=head.headers.copy())  # the application may write to the one it gets
 
     def match(self, data: bytes, limits: MessageLimits) -> tuple[Head, int] | None:
         """Return the head that `data` begins with, and its size; None if it has to be looked at."""
