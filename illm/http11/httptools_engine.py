@@ -1,8 +1,12 @@
 """httptools as an engine."""
 
+import re
+
 import httptools
 
 from illm.http11.events import Refusal
+
+_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade:[^\r]*+\r\n")
 
 
 class HttptoolsEngine:
@@ -18,8 +22,13 @@ class HttptoolsEngine:
 
     def head(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """See `Engine`."""
-        self._feed(block, "malformed request")
-        headers, self._headers = self._headers, []  # what comes later are trailers, which nobody reads
+        upgrades = self._feed(block, "malformed request")
+        headers, self._headers = self._headers, []  # what comes later is asked for by nobody
+        if upgrades:
+            # No other protocol is spoken here: the wish for one is ignored.  The library has taken the body for the
+            # other protocol's, so that another parser must read it.
+            self._parser, self._ended = httptools.HttpRequestParser(self), False
+            self._feed(_UPGRADE.sub(b"", block), "malformed request")
         return headers
 
     def body(self, data: bytes) -> tuple[bytes, bool]:
@@ -43,10 +52,12 @@ class HttptoolsEngine:
         """Called by the parser at the end."""
         self._ended = True
 
-    def _feed(self, data: bytes, reason: str) -> None:
+    def _feed(self, data: bytes, reason: str) -> bool:
+        """Read on; return whether another protocol is asked for."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # no other protocol is spoken here: the wish for one is ignored
+            return True
         except httptools.HttpParserError as exc:
             raise Refusal(400, reason) from exc
+        return False

@@ -75,8 +75,8 @@ def request(*lines: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:
     return b"\r\n".join([b"POST / HTTP/" + version, b"Host: x", *lines, b"", body])
 
 
-def chunked(body: bytes) -> bytes:
-    return request(b"Transfer-Encoding: chunked", body=body)
+def chunked(body: bytes, *lines: bytes) -> bytes:
+    return request(b"Transfer-Encoding: chunked", *lines, body=body)
 
 
 def test_a_request_without_a_body():
@@ -283,6 +283,9 @@ GOOD = {
     "a host with a port": b"GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
     "HTTP/1.0 without a host": b"GET / HTTP/1.0\r\n\r\n",
     "an unknown method": b"BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a wish for another protocol": request(b"Connection: Upgrade", b"Upgrade: h2c"),
+    "the same with a body": request(b"Upgrade: h2c", b"Connection: Upgrade", b"Content-Length: 3", body=b"abc"),
+    "the same in chunks": chunked(b"1\r\na\r\n0\r\n\r\n", b"Connection: Upgrade", b"UPGRADE:h2c"),
     "capital chunk sizes": chunked(b"A\r\n0123456789\r\n000\r\n\r\n"),
     "a body of just the limit": request(b"Content-Length: 100", body=b"a" * 100),
     "chunks of just the limit": chunked(b"32\r\n" + b"a" * 50 + b"\r\n32\r\n" + b"b" * 50 + b"\r\n0\r\n\r\n"),
@@ -398,6 +401,18 @@ def test_a_head_that_comes_again_with_another_length(value):
     events = parse(wire, again, wire)
     assert events[3:-3] == parse(again)
     assert events[:3] == events[-3:] == parse(wire)
+
+
+def test_what_an_application_does_to_its_headers_is_not_what_the_next_request_says():
+    wire = request(b"a: b", b"Content-Length: 3", body=b"abc")
+    parser = make_parser()
+    heads = []
+    for _ in range(3):
+        head, *_ = parser.feed(wire)
+        heads.append(list(head.headers))
+        head.headers.clear()
+        parser.next_request()
+    assert heads == [parse(wire)[0].headers] * 3
 
 
 @pytest.mark.parametrize(
