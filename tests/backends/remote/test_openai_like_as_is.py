@@ -160,7 +160,7 @@ MESSAGE = st.fixed_dictionaries(
         "content": st.one_of(st.text(max_size=3), ODD),
         "reasoning": st.one_of(st.just("because"), ODD),
         "reasoning_content": ODD,
-        "tool_calls": st.one_of(st.just([{"function": {"name": "f"}}]), ODD),
+        "tool_calls": st.one_of(st.just([{"id": "call_1", "function": {"name": "f"}}]), ODD),
         "function_call": ODD,
         "refusal": ODD,
     },
