@@ -12,11 +12,9 @@ from functools import partial
 from itertools import pairwise
 
 import anyio
-import pytest
 
 from backends.remote.fake_server import CLOSE, Act, FakeServer, Script, Seen, Step, fake_server, response
 from backends.remote.recordings import Exchange, read, recorded
-from illm.backends.remote.connection import Connection
 
 UNRECORDED = response(b'{"detail":"Not Found"}', 404, content_type="application/json")
 
@@ -88,17 +86,3 @@ class Reads:
         for start, stop in pairwise(edges):
             script += [wire[start:stop], partial(self.until, stop)]
         return [*script, end]
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Watch what the gateway reads."""
-    made, receive = Reads(), Connection.receive
-
-    async def watched(self: Connection) -> bytes | None:
-        data = await receive(self)
-        made.note(data)
-        return data
-
-    monkeypatch.setattr(Connection, "receive", watched)
-    return made
