@@ -170,11 +170,12 @@ def completion_chunks(body: JSON, prompts: Sequence[str], choices: Sequence[Choi
     rows = []
     for choice in choices:
         pieces = [piece for piece in (_before(body, prompts, choice), *choice.tokens) if piece] or [""]
+        asked = None if body.get("logprobs") is None else Logprobs(body["logprobs"] + 1)
         row: list[dict[str, Any]] = [
             {
                 "index": choice.index,
                 "text": piece,
-                "logprobs": _completion_logprobs(body, [piece]),
+                "logprobs": asked.completion([piece]) if asked else None,
                 "finish_reason": None,
                 "stop_reason": None,
                 "prompt_token_ids": None,
