@@ -35,6 +35,7 @@ class Server:
     Attributes:
         kind: `vllm` or `sglang`.
         parses_tools, sees, hears: what it was started with and what its model can do.
+        counts: whether it was started so that every stream ends with its counts, asked for or not (vLLM can be).
         busy: whether its queue is full.
         key: what it wants to be shown.
         requests: paths and decoded bodies, in order.
@@ -48,6 +49,7 @@ class Server:
     parses_tools: bool = True
     sees: bool = True
     hears: bool = True
+    counts: bool = False
     busy: bool = False
     key: str | None = None
     requests: list[tuple[str, Any]] = field(default_factory=list)
@@ -112,6 +114,8 @@ def _answer(server: Server, path: str, raw: bytes, headers: Any) -> Answer:
         kinds = {"vllm": "Service Unavailable", "sglang": "503"}
         raise Refusal("The request queue is full.", kinds[server.kind], status=503)
     heard = body if server.parses_tools else {**body, "tools": None}
+    if server.counts:
+        body = {**body, "stream_options": {"include_usage": True}}
     choices = [say(server.says, heard, index) for index in range(count)]
     return chunks(body, prompts, choices) if body.get("stream") else ("application/json", make(body, prompts, choices))
 

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import anyio.lowlevel
 import pytest
 
 from backends.remote.openai_gateway import (
@@ -53,6 +54,16 @@ async def test_usage_comes_once_and_only_if_asked_for(client, tools):
     assert not any(chunk.usage for chunk in chunks)
     assert (last.choices, last.usage.completion_tokens) == ([], 4)
     assert last.usage.total_tokens == last.usage.prompt_tokens + 4
+
+
+async def test_the_log_counts_a_stream_only_if_the_server_does(client, server, caplog):
+    caplog.set_level("INFO", logger="illm.access")
+    for server.counts, known in ((False, {}), (True, {"prompt_tokens": 2, "completion_tokens": 4})):
+        caplog.clear()
+        assert not any(chunk.usage for chunk in await streamed(client))
+        while not (lines := [record.illm for record in caplog.records if record.name == "illm.access"]):
+            await anyio.lowlevel.checkpoint()  # it is written when the last byte has gone
+        assert {name: value for name, value in lines[0].items() if name.endswith("_tokens")} == known
 
 
 async def test_nulls_say_nothing(client, server):

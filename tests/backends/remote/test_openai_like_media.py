@@ -65,6 +65,19 @@ async def test_speech_is_written_down(client, server):
     assert (told.duration, told.language, told.segments[0].end) == (3.5, "en", 3.5)
 
 
+async def test_what_it_does_not_heed_in_speech_is_said(client, server, kind):
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        await transcribe(client, response_format="verbose_json", timestamp_granularities=["word"])
+    assert (caught.value.type, caught.value.param) == ("CapabilityNotSupported", "timestamp_granularities")
+    if kind == "vllm":
+        assert (await transcribe(client, prompt="Names: Hello")).text == TEXT
+        assert server.body["prompt"] == "Names: Hello"
+    else:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await transcribe(client, prompt="Names: Hello")
+        assert caught.value.param == "prompt"
+
+
 async def test_speech_is_written_down_in_a_stream(client, server, kind):
     events = [event async for event in await transcribe(client, stream=True)]
     assert [event.type for event in events] == ["transcript.text.delta"] * 4 + ["transcript.text.done"]
