@@ -13,7 +13,7 @@ from anyio.abc import ByteStream
 
 from backends.remote.replay_server import Replay, replay_server
 from backends.remote.replay_tables import FRAMEWORKS
-from illm.actors.ref import State
+from illm.actors.ref import Ref, State
 from illm.asgi.app import create_app
 from illm.config import Config
 from illm.server import serve
@@ -83,6 +83,13 @@ class ReplayGateway:
 
     upstream: Replay
     address: tuple[str, int]
+    ref: Ref
+
+    @property
+    def connections(self) -> int:
+        """How many connections to its server it keeps."""
+        (replica,) = self.ref.served.details()["replicas"]
+        return int(replica["connections"])
 
     @asynccontextmanager
     async def asking(self, sent: bytes) -> AsyncIterator[Asking]:
@@ -119,5 +126,5 @@ async def replay_gateway(recordings: str, framework: str | None = None, **option
             (ref,) = (await app._runtime.directory()).list(name)
             while ref.state is not State.READY:
                 await anyio.lowlevel.checkpoint()
-            yield ReplayGateway(upstream, address)
+            yield ReplayGateway(upstream, address, ref)
             shutdown.set()

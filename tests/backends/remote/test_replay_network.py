@@ -86,7 +86,7 @@ async def test_breaking_off_is_an_error_and_harms_nobody_else(server, case, end,
             answer = await gateway.ask(exchange.sent)
             assert answer.complete
             check_broken(exchange, length, answer.status, answer.body, expected.body, LOST)
-            assert len(gateway.upstream.server.requests) == 1
+            assert (len(gateway.upstream.server.requests), gateway.connections) == (1, 0)
         assert (await whole(gateway, exchange)).body == expected.body
 
 
@@ -100,6 +100,7 @@ async def test_a_whole_answer_counts_however_the_connection_ends(server, case, e
         fake = gateway.upstream.server
         gateway.upstream.play(exchange, reads.cut(exchange.wire, (), end))
         answer = await gateway.ask(exchange.sent)
+        assert gateway.connections == 0
         await fake.until(lambda: fake.open == 0)
     assert (answer.status, answer.body, answer.complete) == (expected.status, expected.body, True)
 
