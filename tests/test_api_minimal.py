@@ -4,6 +4,7 @@ import json
 import sys
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from asgi.scripted import Scripted
@@ -13,6 +14,7 @@ from illm.config import Config
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE = 60
 CHAT = {"messages": [{"role": "user", "content": "echo hello"}], "max_tokens": 4, "temperature": 0}
 
 
@@ -21,8 +23,9 @@ async def post(app, path, body, *, until="ok"):
     async with app.running():
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            while (health := (await client.get("/healthz")).json())["status"] == "loading":  # noqa: ASYNC110 - a user has only this
-                await anyio.sleep(0.01)
+            with anyio.fail_after(PATIENCE):
+                while (health := (await client.get("/healthz")).json())["status"] == "loading":
+                    await anyio.lowlevel.checkpoint()  # without a socket in between nobody else had a turn
             assert health["status"] == until, health
             return await client.post(path, json=body)
 

@@ -186,11 +186,9 @@ def _note_first(record: Record, call: Call | FanOut) -> None:
 
 
 def _note_tokens(record: Record, events: list[Event]) -> None:
-    tokens = record.completion_tokens or 0
-    for event in events:
-        if type(event) is Delta:
-            tokens += event.tokens
-    record.completion_tokens = tokens
+    counted = [event.tokens for event in events if type(event) is Delta]
+    if counted:  # what is relayed as it came has no counts, and not known is not zero
+        record.completion_tokens = (record.completion_tokens or 0) + sum(counted)
 
 
 def _note_usage(record: Record, usage: Usage) -> None:

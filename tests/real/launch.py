@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,30 +24,58 @@ GRACE = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What one run of a server shall be.
+
+    Args:
+        python: interpreter of the server's environment.
+        port: to listen on.
+        key: the bearer key that requests have to carry.
+        embeddings: whether it shall embed texts, instead of writing them.
+    """
+
+    python: str
+    port: int
+    key: str
+    embeddings: bool
+
+    @property
+    def url(self) -> str:
+        """Where it will be."""
+        return f"http://{HOST}:{self.port}"
+
+    def beside(self, program: str) -> str:
+        """Return the path of a program in the server's environment."""
+        return str(Path(self.python).with_name(program))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """How one server is started.
 
     Args:
         name: what the tests are told it is.
         framework: the backend of ours that speaks to it.
-        command: (interpreter of the server's environment, port, whether embeddings are wanted) → its command line.
+        command: a wish → the server's command line.
         environment: what it needs beyond ours.
-        health: a path that answers 200 once requests are taken.
+        health: a path that answers 200, to anybody, once requests are taken.
     """
 
     name: str
     framework: str
-    command: Callable[[str, int, bool], Sequence[str]]
+    command: Callable[[Wish], Sequence[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     health: str = "/health"
 
-    def told(self, url: str, *, embeddings: bool) -> dict[str, str]:
+    def told(self, wish: Wish) -> dict[str, str]:
         """Return what the tests read from their environment."""
+        ours = f"ILLM_{self.framework.upper()}"
         return {
-            f"ILLM_{self.framework.upper()}_BASE_URL": url,
+            f"{ours}_BASE_URL": wish.url,
+            f"{ours}_API_KEY": wish.key,
             "REAL_SERVER": self.name,
             "REAL_FRAMEWORK": self.framework,
-            "REAL_KIND": "embeddings" if embeddings else "text",
+            "REAL_KIND": "embeddings" if wish.embeddings else "text",
         }
 
 
@@ -58,29 +87,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(launch: Launch, python: str, *, embeddings: bool = False) -> Iterator[str]:
+def running(launch: Launch, wish: Wish) -> Iterator[None]:
     """Run a server while the block lasts.
-
-    Args:
-        launch: which.
-        python: the interpreter of its environment.
-        embeddings: whether it shall embed texts, instead of writing them.
-
-    Yields:
-        Its base URL.
 
     Raises:
         RuntimeError: it did not start; the message ends with the last of what it said.
     """
-    port = free_port()
-    url = f"http://{HOST}:{port}"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **launch.environment}
     # So that what the server starts by name (a compiler, a worker) is found beside its interpreter.
-    environment["PATH"] = f"{Path(python).parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment["PATH"] = f"{Path(wish.python).parent}{os.pathsep}{environment.get('PATH', '')}"
     with tempfile.TemporaryFile() as log:
         # A group of its own: some servers are several processes, and all of them have to go.
         process = subprocess.Popen(
-            launch.command(python, port, embeddings),
+            launch.command(wish),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -88,8 +107,8 @@ def running(launch: Launch, python: str, *, embeddings: bool = False) -> Iterato
             start_new_session=True,
         )
         try:
-            _await_health(process, f"{url}{launch.health}")
-            yield url
+            _await_health(process, f"{wish.url}{launch.health}")
+            yield
         except TimeoutError as error:
             log.seek(0)
             said = log.read().decode(errors="replace")[-6000:]
@@ -129,8 +148,9 @@ def main(launch: Launch) -> int:
     args = parser.parse_args()
     # A terminated launcher must still take its server with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with running(launch, args.python, embeddings=args.embeddings) as url:
-        told = launch.told(url, embeddings=args.embeddings)
+    wish = Wish(python=args.python, port=free_port(), key=secrets.token_hex(16), embeddings=args.embeddings)
+    with running(launch, wish):
+        told = launch.told(wish)
         sys.stderr.write("".join(f"{name}={value}\n" for name, value in told.items()))
         if args.command:
             return subprocess.run(args.command, env={**os.environ, **told}, check=False).returncode

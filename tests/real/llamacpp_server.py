@@ -8,13 +8,14 @@ import xllamacpp
 
 
 def main() -> None:
-    """Serve GGUF NAME TEMPLATE PORT EMBEDDINGS until told to stop."""
-    path, name, template, port, embeddings = sys.argv[1:]
+    """Serve GGUF NAME TEMPLATE PORT KEY EMBEDDINGS until told to stop."""
+    path, name, template, port, key, embeddings = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {name}
     params.hostnames = ["127.0.0.1"]
     params.port = int(port)
+    params.api_keys = [key]
     params.n_parallel = 8
     params.n_ctx = 8 * 2048
     params.cpuparams.n_threads = 2

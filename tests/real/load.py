@@ -1,4 +1,4 @@
-"""How many requests a server is working on, by its own account."""
+"""How much a server works, by its own account."""
 
 import re
 import threading
@@ -6,29 +6,46 @@ import time
 
 import httpx
 
-_GAUGE = re.compile(
+_RUNNING = re.compile(
     r"^(?:vllm:num_requests_running|llamacpp:requests_processing)(?:\{[^}]*\})? +(?P<value>[\d.e+]+)$", re.MULTILINE
 )
 """SGLang's gauge is left out: it is written every few dozen steps, and not again when the last request is gone."""
+_GENERATED = re.compile(
+    r"^(?:vllm:generation_tokens_total|llamacpp:tokens_predicted_total)(?:\{[^}]*\})? +(?P<value>[\d.e+]+)$",
+    re.MULTILINE,
+)
+
+_PAUSE = 1.2
+"""Seconds between two questions.  llama.cpp looks for clients that left when it had no result to hand out for a second,
+and what it answers here is such a result: asked more often it never looks, and works on to the end."""
 
 
-def requests_running(url: str) -> float | None:
-    """Return how many requests run on the server at `url`; None where it does not say."""
-    loads = httpx.get(f"{url}/v1/loads", timeout=30, trust_env=False)
+def requests_running(direct: httpx.Client) -> float | None:
+    """Return how many requests run on a server; None where it does not say."""
+    loads = direct.get("/v1/loads")
     if loads.status_code == 200 and "num_running_reqs" in loads.text:
         return float(sum(int(count) for count in re.findall(r'"num_running_reqs": ?(\d+)', loads.text)))
-    metrics = httpx.get(f"{url}/metrics", timeout=30, trust_env=False)
-    values = [float(found["value"]) for found in _GAUGE.finditer(metrics.text)]
-    return sum(values) if metrics.status_code == 200 and values else None
+    return _sum(direct, _RUNNING)
 
 
-def await_running(url: str, wanted: range, patience: float) -> float | None:
-    """Wait until the count is in `wanted`; return how many seconds that took, or None if it never was."""
+def tokens_generated(direct: httpx.Client) -> float | None:
+    """Return how many tokens a server has made since it started; None where it does not say."""
+    return _sum(direct, _GENERATED)
+
+
+def await_running(direct: httpx.Client, wanted: range, patience: float) -> float | None:
+    """Wait until the server's count is in `wanted`; return how many seconds that took, or None if it never was."""
     start = time.monotonic()
     pause = threading.Event()
     while (passed := time.monotonic() - start) < patience:
-        count = requests_running(url)
+        count = requests_running(direct)
         if count is not None and int(count) in wanted:
             return passed
-        pause.wait(0.05)  # another process: there is no event to wait for
+        pause.wait(_PAUSE)  # another process: there is no event to wait for
     return None
+
+
+def _sum(direct: httpx.Client, wanted: re.Pattern[str]) -> float | None:
+    metrics = direct.get("/metrics")
+    values = [float(found["value"]) for found in wanted.finditer(metrics.text)]
+    return sum(values) if metrics.status_code == 200 and values else None

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tests.real.launch import HOST, Launch, main
+from tests.real.launch import HOST, Launch, Wish, main
 from tests.real.models import EMBEDDER, NAME, TEMPLATE, embedder_directory, text_directory
 
 COMMON = (
@@ -17,9 +16,9 @@ COMMON = (
 EMBEDDING = ("--is-embedding", "--disable-radix-cache")
 
 
-def _command(python: str, port: int, embeddings: bool) -> Sequence[str]:
-    start = (str(Path(python).with_name("sglang")), "serve", "--port", str(port), *COMMON)
-    if embeddings:
+def _command(wish: Wish) -> Sequence[str]:
+    start = (wish.beside("sglang"), "serve", "--port", str(wish.port), "--api-key", wish.key, *COMMON)
+    if wish.embeddings:
         return [*start, "--model-path", str(embedder_directory()), "--served-model-name", EMBEDDER, *EMBEDDING]
     model = ("--model-path", str(text_directory()), "--served-model-name", NAME, "--context-length", "2048")
     return [*start, *model, "--chat-template", str(TEMPLATE), "--tool-call-parser", "qwen25"]

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tests.real.launch import HOST, Launch, main
+from tests.real.launch import HOST, Launch, Wish, main
 from tests.real.models import EMBEDDER, NAME, TEMPLATE, embedder_directory, text_directory
 
 ENVIRONMENT = {
@@ -20,10 +19,10 @@ COMMON = ("--max-num-seqs", "16", "--dtype", "bfloat16", "--gpu-memory-utilizati
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
 
-def _command(python: str, port: int, embeddings: bool) -> Sequence[str]:
-    start = (str(Path(python).with_name("vllm")), "serve")
-    address = ("--host", HOST, "--port", str(port))
-    if embeddings:
+def _command(wish: Wish) -> Sequence[str]:
+    start = (wish.beside("vllm"), "serve")
+    address = ("--host", HOST, "--port", str(wish.port), "--api-key", wish.key)
+    if wish.embeddings:
         model = (str(embedder_directory()), "--served-model-name", EMBEDDER)
         return [*start, *model, *address, *COMMON, "--runner", "pooling", "--max-model-len", "256"]
     model = (str(text_directory()), "--served-model-name", NAME)

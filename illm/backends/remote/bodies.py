@@ -1,13 +1,13 @@
 """What reads the body of a response, once its head has said what it is; and the `Decoder` that chooses it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from illm.backends.remote.repair import JSON
-from illm.backends.remote.upstream_errors import nonsense, read_complaint, upstream_error
+from illm.backends.remote.upstream_errors import Complaint, nonsense, read_complaint, upstream_error
 from illm.core.events import Event, Failed
 from illm.core.requests import Request
 from illm.errors import GatewayError
@@ -32,16 +32,14 @@ class Body(Protocol):
 
 
 class ErrorBody:
-    """The body of an error: collected, then read.
+    """The body of an error: collected, then read, in whatever dialect.
 
     Args:
-        framework, request: who answered, and what.
-        status, headers: of the response.
+        make: makes the error of what the server said.
     """
 
-    def __init__(self, framework: str, request: Request, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self._about = (framework, request, status)
-        self._headers = headers
+    def __init__(self, make: Callable[[Complaint], GatewayError]) -> None:
+        self._make = make
         self._body = bytearray()
 
     def feed(self, data: bytes) -> Sequence[Event]:
@@ -50,8 +48,8 @@ class ErrorBody:
         return ()
 
     def close(self) -> Sequence[Event]:
-        """Raise it."""
-        raise upstream_error(*self._about, read_complaint(bytes(self._body)), self._headers)
+        """Return the failure that it is."""
+        return (Failed(self._make(read_complaint(bytes(self._body)))),)
 
 
 class Collected:
@@ -122,7 +120,8 @@ class AnswerDecoder:
         if 200 <= status < 300:
             self._body = self._good(headers)
         else:
-            self._body = ErrorBody(self._framework, self._request, status, headers)
+            about = (self._framework, self._request, status)
+            self._body = ErrorBody(lambda complaint: upstream_error(*about, complaint, headers))
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body."""

@@ -15,8 +15,9 @@ from uuid import uuid4
 
 import orjson
 
+from illm.backends.remote.bodies import ErrorBody
 from illm.backends.remote.ollama_errors import ollama_error
-from illm.backends.remote.upstream_errors import complaint_in, nonsense, read_complaint
+from illm.backends.remote.upstream_errors import complaint_in, nonsense
 from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage, Vectors
 from illm.core.ndjson import NDJSONDecoder
 from illm.core.requests import Chat, Completion, Embed, Generate, Request, Transcribe
@@ -31,7 +32,6 @@ DONE_REASONS: Mapping[str, str] = {"stop": "stop", "length": "length"}
 MINUS_INFINITY = -9999.0
 
 MAX_BODY = 512 * 2**20
-MAX_ERROR = 2**20
 
 
 class Body(Protocol):
@@ -56,11 +56,12 @@ class OllamaDecoder:
         self._request = request
         self._new_id = new_id
         self._body: Body | None = None
+        self._error: ErrorBody | None = None
 
     def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Take the head."""
         if status != 200:
-            self._body = _ErrorBody(self._request, status, headers)
+            self._error = ErrorBody(lambda complaint: ollama_error(self._request, status, complaint, headers))
         elif isinstance(self._request, Chat | Completion):
             self._body = _TextBody(self._request, self._new_id)
         elif isinstance(self._request, Embed):
@@ -70,6 +71,8 @@ class OllamaDecoder:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body."""
+        if self._error is not None:
+            return self._error.feed(data)
         out: list[Event] = []
         if self._body is not None:
             try:
@@ -80,6 +83,8 @@ class OllamaDecoder:
 
     def close(self) -> Sequence[Event]:
         """The body has ended."""
+        if self._error is not None:
+            return self._error.close()
         out: list[Event] = []
         if self._body is not None:
             try:
@@ -92,20 +97,6 @@ class OllamaDecoder:
     def _fail(self, error: GatewayError, out: list[Event]) -> None:
         self._body = None
         out.append(Failed(error))
-
-
-class _ErrorBody:
-    """The body of an error: collected, then read."""
-
-    def __init__(self, request: Request, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self._request, self._status, self._headers = request, status, headers
-        self._data = bytearray()
-
-    def feed(self, data: bytes, out: list[Event]) -> None:
-        self._data += data[: MAX_ERROR - len(self._data)]
-
-    def close(self, out: list[Event]) -> None:
-        raise ollama_error(self._request, self._status, read_complaint(bytes(self._data)), self._headers)
 
 
 class _TextBody:

@@ -50,11 +50,13 @@ class Quirks:
         refused: fields to answer 400 for, with the reason.
         adjust: what else has to change in the body of a chat or completion; then no chat is sent on as it came.
         greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
+        unheard: fields of a transcription that it ignores although they change the answer.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
     adjust: Adjust | None = None
     greedy_n: bool = True
+    unheard: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -89,7 +91,7 @@ class OpenAILike:
             case Embed():
                 return _post("/v1/embeddings", _plain(request.body, request.model))
             case Transcribe():
-                content_type, form = transcription_form(request)
+                content_type, form = transcription_form(request, self.quirks.unheard)
                 return Outgoing("POST", "/v1/audio/transcriptions", ((b"content-type", content_type),), form)
 
     def decoder(self, request: Request) -> Decoder:

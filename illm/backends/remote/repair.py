@@ -110,10 +110,13 @@ def _count(count: Any) -> int:
 def repair_usage(usage: JSON, copies: int = 1) -> JSON:
     """Put the counts where OpenAI has them: a total, and `reasoning_tokens` among the details."""
     reasoning = usage.pop("reasoning_tokens", None)
-    if reasoning:
+    details = {
+        **(usage.get("completion_tokens_details") or {}),
+        **({"reasoning_tokens": reasoning} if reasoning else {}),
+    }
+    if details:
         usage["completion_tokens_details"] = {
-            **(usage.get("completion_tokens_details") or {}),
-            "reasoning_tokens": reasoning,
+            name: count * copies if isinstance(count, int) else count for name, count in details.items()
         }
     prompt, completion = usage.get("prompt_tokens") or 0, (usage.get("completion_tokens") or 0) * copies
     return {**usage, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

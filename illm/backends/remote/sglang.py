@@ -13,4 +13,5 @@ REFUSED = dict.fromkeys(
 def dialect(config: Config) -> Dialect:
     """Return how SGLang is spoken to."""
     # `/health` generates a token and takes a second; this one answers at once.
-    return OpenAILike(framework="sglang", quirks=Quirks(refused=REFUSED), probe_path="/model_info")
+    quirks = Quirks(refused=REFUSED, unheard=("prompt",))
+    return OpenAILike(framework="sglang", quirks=quirks, probe_path="/model_info")

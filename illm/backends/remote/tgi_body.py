@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from illm.backends.remote.bodies import ErrorBody
 from illm.backends.remote.tgi_errors import tgi_error
-from illm.backends.remote.upstream_errors import nonsense, read_complaint
+from illm.backends.remote.upstream_errors import nonsense
 from illm.core.events import Event, Failed
 from illm.core.requests import Request
 from illm.core.sse import SSEDecoder
 from illm.errors import GatewayError
 
 MAX_ANSWER = 512 * 2**20
-MAX_ERROR = 2**20
 
 
 class Body(Protocol):
@@ -43,14 +43,19 @@ class BodyDecoder:
         self._about = (framework, request)
         self._good = good
         self._body: Body | None = None
+        self._error: ErrorBody | None = None
 
     def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Take the head."""
-        good = 200 <= status < 300
-        self._body = self._good(headers) if good else ErrorBody(*self._about, status, headers)
+        if 200 <= status < 300:
+            self._body = self._good(headers)
+        else:
+            self._error = ErrorBody(lambda complaint: tgi_error(*self._about, status, complaint, headers))
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take a piece of the body."""
+        if self._error is not None:
+            return self._error.feed(data)
         out: list[Event] = []
         if self._body is not None:
             try:
@@ -62,6 +67,8 @@ class BodyDecoder:
 
     def close(self) -> Sequence[Event]:
         """The body has ended."""
+        if self._error is not None:
+            return self._error.close()
         out: list[Event] = []
         body, self._body = self._body, None
         if body is not None:
@@ -70,28 +77,6 @@ class BodyDecoder:
             except GatewayError as error:
                 out.append(Failed(error))
         return out
-
-
-class ErrorBody:
-    """The body of an error: collected, then read.
-
-    Args:
-        framework, request: who answered, and what.
-        status, headers: of the response.
-    """
-
-    def __init__(self, framework: str, request: Request, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self._about = (framework, request, status)
-        self._headers = headers
-        self._data = bytearray()
-
-    def feed(self, data: bytes, out: list[Event]) -> None:
-        """Keep what one can be expected to read."""
-        self._data += data[: MAX_ERROR - len(self._data)]
-
-    def close(self, out: list[Event]) -> None:
-        """Raise it."""
-        raise tgi_error(*self._about, read_complaint(bytes(self._data)), self._headers)
 
 
 class WholeBody:

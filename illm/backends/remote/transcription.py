@@ -4,7 +4,7 @@ Both answer `text` and subtitles differently or not at all, so they are asked fo
 streams are of chunks, as in a chat; OpenAI's are of events.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -24,8 +24,12 @@ _STREAMED = ("json", "text")
 _ESCAPES = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
 
 
-def transcription_form(request: Transcribe) -> tuple[bytes, bytes]:
+def transcription_form(request: Transcribe, ignored: Collection[str] = ()) -> tuple[bytes, bytes]:
     """Write the form.
+
+    Args:
+        request: what was asked.
+        ignored: further fields that this server would ignore.
 
     Returns:
         Content type and body.
@@ -35,7 +39,7 @@ def transcription_form(request: Transcribe) -> tuple[bytes, bytes]:
     """
     fields = dict(request.fields)
     word = fields.get("response_format", "json")
-    for name in _REFUSED:
+    for name in (*_REFUSED, *ignored):
         if fields.get(name):
             raise GatewayError(Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported.", param=name)
     if fields.get("stream"):
@@ -101,10 +105,18 @@ class WholeTranscript(Collected):
             raise nonsense(self.framework, "answered something that is no transcript")
         if word in ("srt", "vtt") and not isinstance(answer.get("segments"), list):
             raise nonsense(self.framework, "answered without the segments that subtitles are made of")
+        if word == "verbose_json" and "word" in (self._request.fields.get("timestamp_granularities") or ()):
+            self._check_words(answer)
         try:
             return (Raw(transcript_body(word, answer)), Done(_usage(answer.get("usage"))))
         except (KeyError, TypeError, ValueError):
             raise nonsense(self.framework, "answered segments without times") from None
+
+    def _check_words(self, answer: Mapping[str, Any]) -> None:
+        # Whether a server can is not known before: neither refuses the wish, and some others fulfil it.
+        if answer.get("text") and not answer.get("words"):
+            message = f"The backend '{self.framework}' does not support the times of words"
+            raise GatewayError(Kind.CAPABILITY, message, param="timestamp_granularities")
 
 
 class TranscriptStream:

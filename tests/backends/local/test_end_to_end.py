@@ -1,26 +1,21 @@
 """The whole way: HTTP over a real socket, the application, the actor, its threads, the engine, and back."""
 
-from contextlib import asynccontextmanager
-from functools import partial
 from itertools import pairwise
 
 import anyio
-import httpx
 import orjson
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `local` is not installed")
 
-from illm import create_app  # noqa: E402
+from backends.local import gateway  # noqa: E402
+from backends.local.gateway import PATIENCE  # noqa: E402
 from illm.backends.local.text_work import TextWork  # noqa: E402
-from illm.config import Config  # noqa: E402
-from illm.server import serve  # noqa: E402
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
 CONTEXT = 4096
-PATIENCE = 60
 
 
 @pytest.fixture
@@ -47,19 +42,8 @@ def tiny(tmp_path, byte_tokenizer):
     return directory, model.eval(), tokenizer
 
 
-@asynccontextmanager
-async def serving(directory, **options):
-    """Serve a model directory on a real socket until the block ends; yields a client."""
-    app = create_app(Config(model=str(directory), threads=1, **options))
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        [(host, port), *_] = await tasks.start(partial(serve, app, port=0, shutdown=stop))
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
-            with anyio.fail_after(PATIENCE):
-                while (await client.get("/healthz")).status_code != 200:
-                    pass
-            yield client
-        stop.set()
+def serving(directory):
+    return gateway.serving(model=str(directory), threads=1)
 
 
 async def engine_counters(client) -> dict:

@@ -3,25 +3,20 @@
 import json
 import os
 import sys
-from contextlib import asynccontextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `local` is not installed")
 
-from illm import create_app  # noqa: E402
-from illm.config import Config, load  # noqa: E402
-from illm.server import serve  # noqa: E402
+from backends.local import gateway  # noqa: E402
+from backends.local.gateway import PATIENCE  # noqa: E402
+from illm.config import load  # noqa: E402
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
-
-PATIENCE = 60
 
 
 @pytest.fixture
@@ -31,19 +26,9 @@ def tiny(tmp_path, tiny_llama):
     return tmp_path / "tiny"
 
 
-@asynccontextmanager
-async def serving(directory, **options):
-    """Serve a model directory until the block ends; yields a client, once the model is there."""
-    app = create_app(Config(**{"framework": "tgi", "tgi_local": True, "model": str(directory), "threads": 1} | options))
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        [(host, port), *_] = await tasks.start(partial(serve, app, port=0, shutdown=stop))
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
-            with anyio.fail_after(PATIENCE):
-                while (await client.get("/health")).status_code != 200:
-                    pass
-            yield client
-        stop.set()
+def serving(directory, framework="tgi"):
+    """Serve a model directory; yields a client, once the model is there."""
+    return gateway.serving(framework=framework, tgi_local=True, model=str(directory), threads=1)
 
 
 async def on_thread(act):
@@ -167,19 +152,9 @@ async def test_the_adapter_is_switched_on_by_the_environment(tiny):
     assert not load({"ILLM_FRAMEWORK": "tgi"}).local
 
 
-@asynccontextmanager
-async def in_front_of(behind):
+def in_front_of(behind):
     """Another gateway, for which the first one is a TGI."""
-    app = create_app(Config(framework="tgi", tgi_base_url=(address(behind),)))
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        [(host, port), *_] = await tasks.start(partial(serve, app, port=0, shutdown=stop))
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
-            with anyio.fail_after(PATIENCE):
-                while (await client.get("/health")).status_code != 200:
-                    pass
-            yield client
-        stop.set()
+    return gateway.serving(framework="tgi", tgi_base_url=(address(behind),))
 
 
 def told(answer) -> list:

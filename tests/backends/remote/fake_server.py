@@ -1,8 +1,8 @@
 """An upstream server that does exactly what a test says, over real sockets, on both loops.
 
 A script is played for every request: bytes are sent as they are, an `anyio.Event` is waited for (as long as the client
-stays), `RESET`, `CLOSE` and `STALL` do what they are called.  `pieces` cuts bytes up.  What happened is counted, and
-`until` waits for it, so that no test sleeps:
+stays), a function is called and awaited, `RESET`, `CLOSE` and `STALL` do what they are called.  `pieces` cuts bytes up.
+What happened is counted, and `until` waits for it, so that no test sleeps:
 
     async with fake_server([head(), b"hel", event, b"lo", CLOSE]) as server:
         ... server.url ...
@@ -12,7 +12,7 @@ stays), `RESET`, `CLOSE` and `STALL` do what they are called.  `pieces` cuts byt
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,7 +31,7 @@ class Act(Enum):
 
 
 RESET, CLOSE, STALL = Act
-Step = bytes | anyio.Event | Act
+Step = bytes | anyio.Event | Act | Callable[[], Awaitable[None]]
 Script = Sequence[Step]
 _GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
@@ -160,6 +160,9 @@ class FakeServer:
             return True
         if isinstance(step, anyio.Event):
             return await peer.wait(step)
+        if not isinstance(step, Act):
+            await step()
+            return True
         if step is STALL:
             await peer.wait(anyio.Event())
         elif step is RESET:

@@ -8,6 +8,8 @@ from binascii import Error
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from backends.remote.openai_rules import parts_of_form
+
 JSON = Mapping[str, Any]
 CONTEXT = 512
 """Characters; the test server's models count them for tokens."""
@@ -159,6 +161,22 @@ def _check_image(image: Any, abilities: frozenset[str]) -> None:
         raise Refusal(500, "image input is not supported - hint: if this is unexpected, provide the mmproj")
     if not data.startswith(MAGIC):
         raise Refusal(500, "Failed to load image or audio file")
+
+
+def check_transcription(raw: bytes, content_type: str, models: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """Check the form of the OpenAI layer's one route for sound, and return its fields; `file` as bytes."""
+    form: dict[str, Any] = {
+        name: content if filename is not None else content.decode()
+        for name, filename, content in parts_of_form(raw, content_type)
+    }
+    if not isinstance(form.get("file"), bytes):
+        raise Refusal(400, "file is required")
+    name, abilities = check_model(form, models)
+    if "audio" not in abilities:
+        raise Refusal(400, f'"{name}" does not support audio')
+    if not form["file"].startswith(MAGIC):
+        raise Refusal(500, "Failed to load image or audio file")
+    return form
 
 
 CHECKS: Mapping[str, Callable[[JSON, str, frozenset[str]], object]] = {

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from backends.remote.ollama_rules import CHECKS, Refusal, check_model
+from backends.remote.ollama_rules import CHECKS, Refusal, check_model, check_transcription
 
 WHEN = "2026-08-21T10:00:00.123456789Z"
 
@@ -22,7 +22,11 @@ MODELS: Mapping[str, frozenset[str]] = {
     "plain:latest": frozenset({"completion"}),
     "coder:latest": frozenset({"completion", "insert"}),
     "minilm:latest": frozenset({"embedding"}),
+    "ears:latest": frozenset({"completion", "audio"}),
 }
+
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+KINDS = {400: "invalid_request_error", 404: "not_found_error"}
 
 
 @dataclass
@@ -182,6 +186,9 @@ def _handler(ollama: Ollama) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["content-length"] or 0))
+            if self.path == TRANSCRIPTIONS:
+                self._transcribe(raw)
+                return
             if self.path not in (*CHECKS, "/api/show"):
                 self._whole(404, b"404 page not found", "text/plain")
                 return
@@ -193,6 +200,17 @@ def _handler(ollama: Ollama) -> type[BaseHTTPRequestHandler]:
                 self._json(refusal.status, {"error": refusal.message})
             except ValueError as error:
                 self._json(400, {"error": str(error)})
+
+        def _transcribe(self, raw: bytes) -> None:
+            try:
+                form = check_transcription(raw, self.headers["content-type"], ollama.models)
+            except Refusal as refusal:
+                kind = KINDS.get(refusal.status, "api_error")
+                error = {"message": refusal.message, "type": kind, "param": None, "code": None}
+                self._json(refusal.status, {"error": error})
+                return
+            ollama.requests.append((self.path, form))
+            self._json(200, {"text": "".join(ollama.says.words)})
 
         def _lines(self, body: dict[str, Any], lines: Iterator[dict[str, Any]]) -> None:
             first = next(lines)

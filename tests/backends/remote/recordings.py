@@ -1,6 +1,7 @@
 """Recorded exchanges with real servers, taken apart: what was asked, and the answer's head and body as it came."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +9,19 @@ WIRE = Path(__file__).parents[2] / "wire"
 
 
 class Exchange(NamedTuple):
-    """One recorded exchange; `pieces` is the body without its transfer coding, one piece a chunk."""
+    """One recorded exchange.
+
+    `sent` and `wire` are the request's and the response's bytes as they were, `asked` and `pieces` their bodies; the
+    latter without its transfer coding, one piece a chunk.  Without a response `wire` is empty and `status` 0.
+    """
 
     server: str
     case: str
+    method: str
     path: str
+    sent: bytes
     asked: bytes
+    wire: bytes
     status: int
     headers: dict[bytes, bytes]
     pieces: list[bytes]
@@ -29,21 +37,32 @@ class Exchange(NamedTuple):
         return self.headers.get(b"content-type", b"").startswith(b"text/event-stream")
 
 
+@cache
 def read(server, case):
     """Read one exchange."""
-    request_head, _, asked = (WIRE / server / f"{case}.req").read_bytes().partition(b"\r\n\r\n")
-    head, _, body = (WIRE / server / f"{case}.resp").read_bytes().partition(b"\r\n\r\n")
+    sent = (WIRE / server / f"{case}.req").read_bytes()
+    answer = WIRE / server / f"{case}.resp"
+    wire = answer.read_bytes() if answer.exists() else b""
+    request_head, _, asked = sent.partition(b"\r\n\r\n")
+    method, path, _ = request_head.decode().split(" ", 2)
+    if not wire:
+        return Exchange(server, case, method, path, sent, asked, wire, 0, {}, [])
+    head, _, body = wire.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
     pieces = list(_chunks(body)) if headers.get(b"transfer-encoding") == b"chunked" else [body]
-    path = request_head.split(b" ", 2)[1].decode()
-    return Exchange(server, case, path, asked, int(status.split()[1]), headers, pieces)
+    return Exchange(server, case, method, path, sent, asked, wire, int(status.split()[1]), headers, pieces)
+
+
+def recorded(*servers):
+    """Name every exchange, with some servers or with all."""
+    folders = [WIRE / server for server in servers] or sorted(path for path in WIRE.iterdir() if path.is_dir())
+    return [(folder.name, file.stem) for folder in folders for file in sorted(folder.glob("*.req"))]
 
 
 def cases(*servers, paths):
     """Name every exchange with some servers on some paths."""
-    stems = [(server, file.stem) for server in servers for file in sorted((WIRE / server).glob("*.req"))]
-    return [(server, case) for server, case in stems if read(server, case).path in paths]
+    return [(server, case) for server, case in recorded(*servers) if read(server, case).path in paths]
 
 
 def events(stream):

@@ -1,4 +1,7 @@
-"""A TEI to test against, written from the document: its OpenAI-like route, its capitals, its flat errors."""
+"""A TEI to test against, written from the document: its own route and OpenAI's, its capitals, its two kinds of errors.
+
+`test_tei_server.py` shows the one to Hugging Face's client and the other to OpenAI's.
+"""
 
 import json
 import struct
@@ -31,6 +34,7 @@ class TEI:
 
     requests: list[Any] = field(default_factory=list)
     overloaded: bool = False
+    key: str | None = None
     port: int = 0
 
     @property
@@ -40,18 +44,14 @@ class TEI:
 
     def embed(self, body: Any) -> tuple[int, Any]:
         """Answer `/v1/embeddings`."""
-        inputs = body.get("input")
-        inputs = [inputs] if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)) else inputs
-        if self.overloaded:
-            return 429, _flat("Model is overloaded", 429, "Overloaded")
-        if not inputs:
-            return 400, _flat("`inputs` cannot be empty", 400, "Empty")
-        if len(inputs) > BATCH:
-            return 422, _flat(f"batch size {len(inputs)} > maximum allowed batch size {BATCH}", 422, "Validation")
-        if any(len(one) > LONGEST for one in inputs):
-            long = max(map(len, inputs))
-            message = f"Input validation error: `inputs` must have less than {LONGEST} tokens. Given: {long}"
-            return 422, _flat(message, 422, "Validation")
+        if not isinstance(body, dict) or "input" not in body:
+            return 422, _undecodable("missing field `input`")
+        if body.get("encoding_format") not in (None, "float", "base64"):
+            return 422, _undecodable("encoding_format: unknown variant, expected `float` or `base64`")
+        try:
+            inputs = self._checked(body["input"], truncate=False)
+        except Refusal as refusal:
+            return refusal.status, {"message": str(refusal), "code": refusal.status, "type": refusal.kind}
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(one, body)}
             for index, one in reversed(list(enumerate(inputs)))
@@ -60,16 +60,49 @@ class TEI:
         usage = {"prompt_tokens": count, "total_tokens": count}
         return 200, {"object": "list", "data": data, "model": "org/embedder", "usage": usage}
 
+    def native(self, body: Any) -> tuple[int, Any]:
+        """Answer `/embed`, which `/` is too."""
+        if not isinstance(body, dict) or "inputs" not in body:
+            return 422, _undecodable("missing field `inputs`")
+        if body.get("truncation_direction") not in (None, "Left", "Right", "left", "right"):
+            return 422, _undecodable("truncation_direction: unknown variant, expected `Left` or `Right`")
+        try:
+            inputs = self._checked(body["inputs"], truncate=bool(body.get("truncate")))
+        except Refusal as refusal:
+            return refusal.status, {"error": str(refusal), "error_type": refusal.kind}
+        return 200, [_vector(one[:LONGEST], {"dimensions": body.get("dimensions")}) for one in inputs]
+
+    def _checked(self, given: Any, *, truncate: bool) -> list[Any]:
+        inputs = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        if self.overloaded:
+            raise Refusal("Model is overloaded", 429, "Overloaded")
+        if not inputs:
+            raise Refusal("`inputs` cannot be empty", 400, "Empty")
+        if len(inputs) > BATCH:
+            raise Refusal(f"batch size {len(inputs)} > maximum allowed batch size {BATCH}", 422, "Validation")
+        if (long := max(map(len, inputs))) > LONGEST and not truncate:
+            message = f"Input validation error: `inputs` must have less than {LONGEST} tokens. Given: {long}"
+            raise Refusal(message, 422, "Validation")
+        return list(inputs)
+
+
+class Refusal(Exception):  # noqa: N818 - what it is called here
+    """What it will not do; each route says so in a shape of its own."""
+
+    def __init__(self, message: str, status: int, kind: str) -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+def _undecodable(why: str) -> str:
+    return f"Failed to deserialize the JSON body into the target type: {why}"
+
 
 def _vector(one: Any, body: Any) -> Any:
     row = [float(len(one)), 0.5, -0.25][: body.get("dimensions") or 3]
     if body.get("encoding_format") == "base64":
         return b64encode(struct.pack(f"<{len(row)}f", *row)).decode()
     return row
-
-
-def _flat(message: str, code: int, kind: str) -> Any:
-    return {"message": message, "code": code, "type": kind}
 
 
 def _handler(tei: TEI) -> type[BaseHTTPRequestHandler]:
@@ -83,14 +116,22 @@ def _handler(tei: TEI) -> type[BaseHTTPRequestHandler]:
             self._send(200, INFO if self.path == "/info" else {})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"] or 0)))
+            raw = self.rfile.read(int(self.headers["content-length"] or 0))
+            if tei.key is not None and self.headers["authorization"] != f"Bearer {tei.key}":
+                self._send(401, "")
+                return
+            body = json.loads(raw)
             tei.requests.append(body)
-            self._send(*tei.embed(body) if self.path == "/v1/embeddings" else (404, {}))
+            if self.path in ("/v1/embeddings", "/embeddings"):
+                self._send(*tei.embed(body))
+            else:
+                self._send(*tei.native(body) if self.path in ("/", "/embed") else (404, {}))
 
         def _send(self, status: int, value: Any) -> None:
-            data = json.dumps(value).encode()
+            plain = isinstance(value, str)
+            data = value.encode() if plain else json.dumps(value).encode()
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", "text/plain; charset=utf-8" if plain else "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -204,7 +204,8 @@ def test_no_broken_answer_looks_complete(server, says):
 def test_probe_and_models(server, speaks):
     assert get(server, speaks.probe_path)[0] == 200
     assert list(speaks.models(get(server, speaks.models_path)[1])) == [
-        *("qwen3:4b", "llava:7b", "plain", "plain:latest", "coder", "coder:latest", "minilm", "minilm:latest")
+        *("qwen3:4b", "llava:7b", "plain", "plain:latest", "coder", "coder:latest", "minilm", "minilm:latest"),
+        *("ears", "ears:latest"),
     ]
 
 

@@ -8,6 +8,7 @@ from backends.remote.ollama_server import Says, running_ollama
 
 ollama_client = pytest.importorskip("ollama")
 
+WAV = b"RIFF\x24\x00\x00\x00WAVEfmt "
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 16
 TOOL = {
     "type": "function",
@@ -33,7 +34,7 @@ def hello(text="hi", **more):
 
 def test_it_lists_and_shows_models(client):
     assert [model.model for model in client.list().models] == [
-        *("qwen3:4b", "llava:7b", "plain:latest", "coder:latest", "minilm:latest")
+        *("qwen3:4b", "llava:7b", "plain:latest", "coder:latest", "minilm:latest", "ears:latest")
     ]
     assert client.show("plain").capabilities == ["completion"]
 
@@ -67,6 +68,22 @@ def test_it_calls_tools(client, server):
 def test_it_sees_images(client):
     client.chat("llava:7b", hello(images=[PNG]))
     client.generate("llava:7b", "what is it?", images=[b64encode(PNG).decode()])
+
+
+def test_it_hears(client):
+    client.chat("ears", hello(images=[WAV]))
+
+
+def test_its_other_layer_writes_down_what_it_hears(server):
+    """Ollama's own client has no word for it; the layer is OpenAI's, and so is the client."""
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        create = client.audio.transcriptions.create
+        assert create(model="ears", file=("a.wav", WAV)).text == "Hello there!"
+        with pytest.raises(openai.BadRequestError, match="does not support audio"):
+            create(model="plain", file=("a.wav", WAV))
+        with pytest.raises(openai.NotFoundError, match="not found"):
+            create(model="nope", file=("a.wav", WAV))
 
 
 def test_it_continues_prompts(client):
