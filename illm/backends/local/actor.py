@@ -12,11 +12,11 @@ import anyio
 
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
-from illm.loop.tasks import poster
 from illm.backends.local.threads import EngineThread, Outbox
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Done, Failed
 from illm.errors import GatewayError, Kind
+from illm.loop.tasks import poster
 
 STEP_LIMIT = 300.0
 """Seconds that one step may take before the device counts as wedged."""

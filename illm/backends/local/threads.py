@@ -16,10 +16,10 @@ from time import monotonic
 from typing import Any
 
 from illm.actors.call import Call
-from illm.loop.tasks import Post
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Failed
 from illm.errors import GatewayError, Kind
+from illm.loop.tasks import Post
 
 Command = Callable[[Work], None]
 

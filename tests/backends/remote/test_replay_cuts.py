@@ -15,8 +15,7 @@ from illm.config import Config
 from illm.core.events import Done, Failed, Raw
 from illm.dialects import openai
 from illm.errors import Kind
-from illm.http11.client_response import Malformed, ResponseParser
-from illm.http11.events import Body, End
+from illm.http11.client_response import ResponseParser
 
 DIALECTS = {"vllm": vllm.dialect(Config()), "sglang": sglang.dialect(Config())}
 PARSE = dict(zip(OFFERED, (openai.parse_chat, openai.parse_completion, openai.parse_embeddings), strict=True))
@@ -38,19 +37,24 @@ def decoder_of(exchange, request):
 def carry(exchange, request, pieces):
     """Read an answer as a connection worker does; return its bytes and how it ended."""
     parser, decoder = ResponseParser("POST"), decoder_of(exchange, request)
-    happened = []
+    happened, started = [], False
     for piece in pieces:
-        for step in parser.feed(piece):
-            if isinstance(step, Body):
-                happened += decoder.feed(step.data)
-            elif isinstance(step, End):
-                happened += decoder.close()
-            else:
-                assert not isinstance(step, Malformed)
-                decoder.start(step.status, step.headers)
-            if happened and isinstance(happened[-1], Done | Failed):
-                return said(happened[:-1]), ending(happened[-1])
+        body = parser.feed(piece)
+        assert parser.fault is None
+        if parser.head is not None and not started:
+            started = True
+            decoder.start(parser.head.status, parser.head.headers)
+        if body:
+            happened += decoder.feed(body)
+        if parser.over and not ended(happened):
+            happened += decoder.close()
+        if ended(happened):
+            return said(happened[:-1]), ending(happened[-1])
     raise AssertionError("an answer without an end")
+
+
+def ended(happened):
+    return bool(happened) and isinstance(happened[-1], Done | Failed)
 
 
 def said(happened):
@@ -99,15 +103,20 @@ def test_what_breaks_off_at_any_byte_never_ends_well_and_says_nothing_else(serve
     request, wire = parse(exchange), exchange.wire
     whole, _ = carry(exchange, request, [wire])
     parser, decoder, out = ResponseParser("POST"), decoder_of(exchange, request), b""
+    started = False
     for at in range(len(wire) - 1):
-        for step in parser.feed(wire[at : at + 1]):
-            if isinstance(step, Body):
-                out += said(decoder.feed(step.data))
-            else:
-                decoder.start(step.status, step.headers)
+        body = parser.feed(wire[at : at + 1])
+        if parser.head is not None and not started:
+            started = True
+            decoder.start(parser.head.status, parser.head.headers)
+        if body:
+            out += said(decoder.feed(body))
+        assert not parser.over
         for broken in (False, True):
-            (end,) = copy(parser).eof(broken=broken)
-            assert isinstance(end, Malformed)
+            cut_off = copy(parser)
+            cut_off.eof(broken=broken)
+            assert cut_off.over
+            assert cut_off.fault is not None
         assert whole.startswith(out)
         assert exchange.streamed or not out
 
