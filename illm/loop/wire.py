@@ -20,6 +20,8 @@ from illm.loop.wake import Wake, native_loop
 
 HIGH_WATER = 64 * 1024
 """Unsent bytes from which on `write` asks for a pause."""
+READ_BYTES = 64 * 1024
+"""The most that is read at once where we read ourselves."""
 
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 _RESET = struct.pack("ii", 1, 0)
@@ -256,7 +258,7 @@ class StreamWire:
         broken = False
         try:
             while True:
-                data = await self._stream.receive()
+                data = await self._receive()
                 await self._resumed()  # bytes that were on their way when the owner paused are kept back, not dropped
                 self._receiver.received(data)
                 await self._resumed()
@@ -267,6 +269,20 @@ class StreamWire:
         self._end(broken=broken)
         if broken:
             self._scope.cancel()
+
+    async def _receive(self) -> bytes:
+        raw = self._raw
+        if raw is None:
+            return await self._stream.receive()
+        while True:
+            await anyio.wait_readable(raw)
+            # trio's own `receive` may let others run between taking bytes and returning them.  Until the owner has been
+            # told of them, the socket has to say that they are there: who writes a request first looks at that.
+            with suppress(BlockingIOError, InterruptedError):
+                data: bytes = raw.recv(READ_BYTES)
+                if not data:
+                    raise anyio.EndOfStream
+                return data
 
     async def _resumed(self) -> None:
         while self._paused:

@@ -1,8 +1,10 @@
 """Both drivers of a wire keep the same promises, over real sockets."""
 
 import asyncio
+import select
 import socket
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import pytest
@@ -245,3 +247,25 @@ async def test_a_socket_whose_other_side_has_left_takes_no_option():
             return Left()
 
     AsyncioWire(Owner()).connection_made(Transport())
+
+
+async def test_what_has_come_is_in_the_socket_until_the_owner_is_told():
+    seen = []
+
+    async def look(wire, owner):
+        await owner.changed.wait()
+        readable, _, _ = select.select([wire.socket.fileno()], [], [], 0)
+        seen.append(bool(readable) or owner.data.endswith(b"late"))
+
+    def answered(owner, far, data):
+        if data == b"answer":
+            far.send(b"late")  # so that the next read need not wait
+        Owner.received(owner, data)
+
+    for _ in range(30):  # who has a turn first is a matter of chance
+        async with wired() as (wire, owner, far), anyio.create_task_group() as tasks:
+            owner.received = partial(answered, owner, far)
+            tasks.start_soon(look, wire, owner)
+            await anyio.wait_all_tasks_blocked()
+            far.send(b"answer")
+    assert seen == [True] * 30
