@@ -26,13 +26,16 @@ class Owner(Receiver, Protocol):
         """Take the wire; called once, first."""
 
 
-async def accept_from(sockets: Sequence[socket.socket], make: Callable[[], Owner], tasks: TaskGroup) -> None:
+async def accept_from(
+    sockets: Sequence[socket.socket], make: Callable[[], Owner], tasks: TaskGroup, *, backlog: int
+) -> None:
     """Accept connections until cancelled; the sockets are closed then.
 
     Args:
         sockets: listening, not blocking.
         make: returns the owner of one more connection.
         tasks: where wires run that need a task; they outlive this call.
+        backlog: connections the kernel may hold: asyncio says it again, and would say 100.
     """
     loop = native_loop()
     servers: list[Any] = []
@@ -44,7 +47,7 @@ async def accept_from(sockets: Sequence[socket.socket], make: Callable[[], Owner
         else:
             for raw in sockets:
                 create = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-                servers.append(await create(lambda: _Accepted(make()), sock=raw))
+                servers.append(await create(lambda: _Accepted(make()), sock=raw, backlog=backlog))
             await anyio.sleep_forever()
     finally:
         for server in servers:
@@ -87,7 +90,10 @@ async def _run(client: socket.socket, make: Callable[[], Owner]) -> None:
     except OSError:  # it has left already
         client.close()
         return
-    await run_stream(stream, make())
+    try:
+        await run_stream(stream, make())
+    except Exception:  # from an owner that broke its promise; the others must not end of it
+        logger.exception("a connection's owner failed")
 
 
 async def run_stream(stream: anyio.abc.ByteStream, owner: Owner) -> None:

@@ -22,7 +22,10 @@ def native_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class Wake:
-    """Wakes everyone who waits, and forgets: who comes later waits for the next change.  One loop, no threads."""
+    """Wakes everyone who waits, and forgets: who comes later waits for the next change.  One loop, no threads.
+
+    Nobody may ever call `set`, so what waited and was cancelled is dropped: it must not pile up.
+    """
 
     __slots__ = ("_events", "_futures")
 
@@ -50,7 +53,11 @@ class Wake:
             if self._events is None:
                 self._events = []
             self._events.append(event)
-            await event.wait()
+            try:
+                await event.wait()
+            finally:
+                if not event.is_set() and self._events is not None:
+                    self._events.remove(event)
             return
         future = loop.create_future()
         futures = self._futures
@@ -59,5 +66,4 @@ class Wake:
             await future
         finally:
             if future.cancelled() and self._futures is futures:
-                # Nobody may ever call `set`: what was cancelled must not pile up.
                 futures.remove(future)

@@ -20,6 +20,8 @@ from illm.loop.wake import Wake, native_loop
 
 HIGH_WATER = 64 * 1024
 """Unsent bytes from which on `write` asks for a pause."""
+READ_BYTES = 64 * 1024
+"""The most that is read at once where we read ourselves."""
 
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 _RESET = struct.pack("ii", 1, 0)
@@ -171,8 +173,8 @@ class StreamWire:
     """
 
     __slots__ = (
-        "_closing", "_ended", "_ending", "_full", "_paused", "_raw", "_receiver", "_scope", "_size", "_stream",
-        "_unsent", "_wake_reader", "_wake_writer", "socket",
+        "_broken", "_closing", "_ended", "_ending", "_full", "_paused", "_raw", "_receiver", "_scope", "_size",
+        "_stream", "_unsent", "_wake_reader", "_wake_writer", "socket",
     )  # fmt: skip
 
     def __init__(self, stream: ByteStream, receiver: Receiver) -> None:
@@ -186,7 +188,7 @@ class StreamWire:
         self._scope = anyio.CancelScope()
         self._unsent: list[bytes] = []
         self._size = 0
-        self._ended = self._paused = self._full = self._ending = self._closing = False
+        self._ended = self._paused = self._full = self._ending = self._closing = self._broken = False
         self._wake_reader = Wake()
         self._wake_writer = Wake()
 
@@ -199,8 +201,10 @@ class StreamWire:
                     await self._read_on()
         finally:
             self._end(broken=True)
-            await anyio.aclose_forcefully(self._stream)
-            self._receiver.closed()
+            try:
+                await anyio.aclose_forcefully(self._stream)
+            finally:  # a task that is being cancelled is told so there, too
+                self._receiver.closed()
 
     def write(self, data: bytes) -> bool:
         if self._closing or self._scope.cancel_called:
@@ -211,7 +215,10 @@ class StreamWire:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
-                # The reader learns it too, after what the other side said before it went.
+                # The reader learns it too, after what the other side said before it went; but not while it is paused.
+                if self._paused:
+                    self._broken = True
+                    self._wake_writer.set()
                 return True
             if sent == len(data):
                 return True
@@ -251,7 +258,7 @@ class StreamWire:
         broken = False
         try:
             while True:
-                data = await self._stream.receive()
+                data = await self._receive()
                 await self._resumed()  # bytes that were on their way when the owner paused are kept back, not dropped
                 self._receiver.received(data)
                 await self._resumed()
@@ -263,6 +270,20 @@ class StreamWire:
         if broken:
             self._scope.cancel()
 
+    async def _receive(self) -> bytes:
+        raw = self._raw
+        if raw is None:
+            return await self._stream.receive()
+        while True:
+            await anyio.wait_readable(raw)
+            # trio's own `receive` may let others run between taking bytes and returning them.  Until the owner has been
+            # told of them, the socket has to say that they are there: who writes a request first looks at that.
+            with suppress(BlockingIOError, InterruptedError):
+                data: bytes = raw.recv(READ_BYTES)
+                if not data:
+                    raise anyio.EndOfStream
+                return data
+
     async def _resumed(self) -> None:
         while self._paused:
             await self._wake_reader.wait()
@@ -270,8 +291,10 @@ class StreamWire:
     async def _write_on(self) -> None:
         try:
             while True:
-                while not self._unsent and not self._ending and not self._closing:
+                while not (self._unsent or self._ending or self._closing or self._broken):
                     await self._wake_writer.wait()
+                if self._broken:
+                    raise anyio.BrokenResourceError
                 if self._unsent:
                     await self._flush()
                 elif self._closing:
@@ -305,7 +328,8 @@ class StreamWire:
 def _send_at_once(raw: Any) -> None:
     # Both sides write a message and then wait: Nagle's algorithm could only delay it.
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError, ValueError):  # the other side has left: macOS tells it here
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _reset_on_close(raw: Any) -> None:

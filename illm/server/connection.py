@@ -39,7 +39,7 @@ class Connection:
     _wire: Wire
 
     __slots__ = (
-        "_closed", "_ends", "_exchange", "_fault", "_full", "_gone", "_later", "_over", "_parser", "_paused",
+        "_at", "_closed", "_ends", "_exchange", "_fault", "_full", "_gone", "_later", "_over", "_parser", "_paused",
         "_phase", "_read_deadline", "_room", "_rude", "_service", "_unread", "_wake", "_wire", "_write_deadline",
     )  # fmt: skip
 
@@ -54,7 +54,8 @@ class Connection:
         self._paused = False
         self._rude = False  # end with a reset, as what was sent may look complete but is not
         self._full = False  # the wire asked for a pause
-        self._later = b""  # what is to be written after it
+        self._later = b""  # what is to be written after it,
+        self._at = 0  # from here on: to cut pieces off would copy the rest each time
         self._unread = 0
         self._wake = Wake()  # for the task that runs the requests
         self._room = Wake()  # for whoever writes
@@ -232,7 +233,10 @@ class Connection:
         """Write the next piece: the deadline is for each."""
         size = self._service.limits.write_bytes
         while self._later and not self._full:
-            piece, self._later = self._later[:size], self._later[size:]
+            piece = self._later[self._at : self._at + size]
+            self._at += size
+            if self._at >= len(self._later):
+                self._later, self._at = b"", 0
             if not self._wire.write(piece):
                 self._full = True
                 self._write_deadline = self._service.now + self._service.limits.write_timeout
@@ -280,11 +284,14 @@ class Connection:
         outcome = await call_application(exchange, self._ends, self._service)
         if isinstance(outcome, Refused):
             self._refuse(outcome)
-        if self._over:
+        if self._later:  # the application gave up waiting for room
             return False
         if outcome is Outcome.COMPLETE:
             self._rude = False
-            return exchange.encoder.keep_alive and self._fault is None and not self._service.draining
+            going_on = self._fault is None and not self._over and not self._service.draining
+            return exchange.encoder.keep_alive and going_on
+        if self._over:
+            return False
         if outcome is not Outcome.UNFINISHED:  # else the reset tells that this is not all
             self._answer(exchange.head.method, self._fault or Refused(500, "internal error"))
         return False

@@ -6,8 +6,10 @@ accepting, tell the application, close idle connections, wait for the running re
 
 import ipaddress
 import logging
+import math
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -105,16 +107,22 @@ class Server:
         self, sockets: Sequence[socket.socket], stop: anyio.Event, started: Callable[[], None] = lambda: None
     ) -> None:
         """Accept from `sockets` (which are closed) until `stop`, then drain."""
-        async with anyio.create_task_group() as tasks:
-            service = self.service(tasks)
-            tasks.start_soon(self.watch, service)
-            async with anyio.create_task_group() as accepting:
-                accepting.start_soon(accept_from, sockets, lambda: self.owner(service), tasks)
-                started()
-                await stop.wait()
-                accepting.cancel_scope.cancel()
-            await self.drain(service)
-            tasks.cancel_scope.cancel()
+        backlog = self._limits.backlog
+        try:
+            async with anyio.create_task_group() as tasks:
+                service = self.service(tasks)
+                tasks.start_soon(self.watch, service)
+                async with anyio.create_task_group() as accepting:
+                    accept = partial(accept_from, sockets, lambda: self.owner(service), tasks, backlog=backlog)
+                    accepting.start_soon(accept)
+                    started()
+                    await stop.wait()
+                    accepting.cancel_scope.cancel()
+                await self.drain(service)
+                tasks.cancel_scope.cancel()
+        finally:
+            for one in list(self._turned_away):  # they have no task that ends with the others
+                one.check(math.inf)
 
     def service(self, tasks: TaskGroup) -> Service:
         """Return what connections that run in `tasks` share."""

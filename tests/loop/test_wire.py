@@ -1,8 +1,10 @@
 """Both drivers of a wire keep the same promises, over real sockets."""
 
 import asyncio
+import select
 import socket
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import pytest
@@ -194,3 +196,76 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing_behind():
     with suppress(TimeoutError), anyio.fail_after(0):
         await wake.wait()
     wake.set()
+
+
+async def test_what_was_cancelled_does_not_pile_up():
+    wake = Wake()
+    for _ in range(100):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await wake.wait()
+    assert not wake._events
+    assert not wake._futures
+
+
+async def test_a_wire_whose_task_is_cancelled_has_closed():
+    near, far = tcp_pair()
+    owner = Owner()
+    with far:
+        async with anyio.create_task_group() as tasks:
+            near.setblocking(False)
+            tasks.start_soon(StreamWire(await anyio.abc.SocketStream.from_socket(near), owner).run)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert owner.told == ["broken", "closed"]
+
+
+async def test_a_paused_wire_breaks_where_writing_fails():
+    async with wired() as (wire, owner, far):
+        wire.pause()
+        far.send(b"held back")
+        await anyio.wait_all_tasks_blocked()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        far.close()
+        with anyio.fail_after(5):
+            while "closed" not in owner.told:
+                wire.write(b"to nobody")
+                await anyio.wait_all_tasks_blocked()
+        assert owner.told == ["broken", "closed"]
+        assert owner.data == b""
+
+
+async def test_a_socket_whose_other_side_has_left_takes_no_option():
+    class Left:
+        family = socket.AF_INET
+
+        def setsockopt(self, *_):
+            raise OSError("invalid argument")
+
+    class Transport:
+        def get_extra_info(self, _):
+            return Left()
+
+    AsyncioWire(Owner()).connection_made(Transport())
+
+
+async def test_what_has_come_is_in_the_socket_until_the_owner_is_told():
+    seen = []
+
+    async def look(wire, owner):
+        await owner.changed.wait()
+        readable, _, _ = select.select([wire.socket.fileno()], [], [], 0)
+        seen.append(bool(readable) or owner.data.endswith(b"late"))
+
+    def answered(owner, far, data):
+        if data == b"answer":
+            far.send(b"late")  # so that the next read need not wait
+        Owner.received(owner, data)
+
+    for _ in range(30):  # who has a turn first is a matter of chance
+        async with wired() as (wire, owner, far), anyio.create_task_group() as tasks:
+            owner.received = partial(answered, owner, far)
+            tasks.start_soon(look, wire, owner)
+            await anyio.wait_all_tasks_blocked()
+            far.send(b"answer")
+    assert seen == [True] * 30

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import anyio
 import pytest
-from driving import idle, post
+from driving import bench, echo, idle, post
 
 from illm.server import Limits
+from illm.server.connection import Connection
 from illm.server.serving import Server
 
 pytestmark = pytest.mark.anyio
@@ -134,3 +135,25 @@ async def test_a_streamed_piece_is_one_write_and_few_calls():
     assert (len(before), len(after)) == (11, 111)  # the head goes with the first
     assert many["Wake.wait"] == few["Wake.wait"] == 2
     assert sum(many.values()) - sum(few.values()) <= 3 * 100
+
+
+async def test_no_piece_of_a_large_body_is_copied_more_than_once():
+    cuts = []
+
+    class Body(bytes):
+        def __getitem__(self, key):
+            piece = super().__getitem__(key)
+            cuts.append(len(piece))
+            return piece
+
+    class Taker:
+        def write(self, data):
+            return True
+
+    async with bench(echo, Limits(write_bytes=10_000)) as server:
+        connection = Connection(server.service, print)
+        connection._wire = Taker()
+        connection._later = Body(b"x" * 500_000)
+        connection._write_on()
+        assert not connection._later
+    assert cuts == [10_000] * 50

@@ -1,10 +1,11 @@
 """Clients that leave, and how the application learns of it."""
 
 import anyio
+import h11
 import pytest
 from driving import GET, bench, idle, post, reply
 
-from illm.server import ClientDisconnected
+from illm.server import ClientDisconnected, Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -193,3 +194,35 @@ async def test_send_says_that_nobody_listens_and_the_log_does_not(grouped, caplo
         await raised.wait()
         await idle()
     assert caplog.records == []
+
+
+async def test_a_whole_response_reaches_a_client_that_has_said_its_last_word():
+    written, release = anyio.Event(), anyio.Event()
+
+    async def app(scope, receive, send):
+        await reply(send, b"x" * 50_000)
+        written.set()
+        await release.wait()
+
+    async with bench(app) as server:
+        client = server.connect(room=1000)
+        await client.send(GET)
+        await written.wait()
+        await client.stream.send_eof()
+        await idle()
+        release.set()
+        assert len((await client.answer()).body) == 50_000
+        assert await client.to_end() == b""
+
+
+async def test_a_response_that_was_given_up_on_the_way_breaks_off(caplog):
+    async def app(scope, receive, send):
+        with anyio.CancelScope() as hurry:
+            hurry.cancel()
+            await reply(send, b"x" * 500_000)
+
+    async with bench(app, Limits(write_bytes=10_000)) as server:
+        client = server.connect(room=1000)
+        await client.send(GET)
+        with pytest.raises(h11.RemoteProtocolError):
+            await client.answer()

@@ -11,7 +11,7 @@ from anyio.abc import SocketAttribute
 from driving import GET, Client, echo, idle, listening, post, reply
 
 from illm.http11.engine import ENGINES
-from illm.server import serving
+from illm.server import Limits, serving
 
 pytestmark = pytest.mark.anyio
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
@@ -158,3 +158,17 @@ async def test_curl():
         assert "100 Continue" in await curl("-i", "-H", "Expect: 100-continue", "-d", "a=b", url)
         assert await curl("-X", "OPTIONS", "--request-target", "*", url) == "OPTIONS * "
         assert await curl("--proxy", url, "http://elsewhere/x") == "GET /x "
+
+
+async def test_nobody_who_was_turned_away_outlives_the_server():
+    async with (
+        listening(echo, limits=Limits(connections=1)) as address,
+        await anyio.connect_tcp(*address) as first,
+    ):
+        await first.send(GET)
+        await Client(first).answer()
+        second = await anyio.connect_tcp(*address)
+        assert (await Client(second).answer()).status == 503
+    with anyio.fail_after(5):
+        await Client(second).flood(b"still sending")
+    await second.aclose()

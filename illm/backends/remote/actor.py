@@ -135,7 +135,10 @@ class RemoteActor:
 
     def next_job(self) -> Job | None:
         """See `Dispatch.next_job`."""
-        call = self._inbox.take_nowait() if self._inbox is not None else None
+        inbox = self._inbox
+        if inbox is None or not inbox.waiting or self._ending:
+            return None
+        call = inbox.take_nowait()
         return None if call is None else Job(call, self._named(call.request))
 
     def replace(self, job: Job, failed: Pool) -> bool:
@@ -149,7 +152,7 @@ class RemoteActor:
 
     def refill(self) -> None:
         """See `Dispatch.refill`."""
-        while not self._ending and (pool := pick(self._pools)) is not None and (job := self.next_job()) is not None:
+        while (pool := pick(self._pools)) is not None and (job := self.next_job()) is not None:
             pool.take(job)
 
     def listed(self) -> None:

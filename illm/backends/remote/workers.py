@@ -281,7 +281,8 @@ class Worker:
                 job.call.reply.put_nowait(*events[:-1])
             error = last.error if isinstance(last, Failed) else self._error(Kind.UPSTREAM, _BROKE_OFF)
             self._pool.settle(job, error)
-        if self._parser.reusable:
+        # A server that answers before it has read all may never read on: the next request would wait behind the rest.
+        if self._parser.reusable and self._wire is not None and not self._wire.unsent:
             self._go_on()
         else:
             self._close()

@@ -182,6 +182,30 @@ async def test_the_mailbox_is_served_on_a_new_connection_where_the_old_one_ends(
                 assert isinstance(second.reply.take_nowait()[-1], Done)
 
 
+async def test_a_server_that_answers_before_it_has_read_all_is_asked_nothing_more_there(hands):
+    with anyio.fail_after(10):
+        async with fake_server() as server, running(server.url) as ref:
+            with ref.call(ask()) as call:
+                hand = await asked(hands)
+                hand.unsent = True
+                hand.say(OK)
+                assert isinstance(call.reply.take_nowait()[-1], Done)
+            assert hand.aborted
+
+
+async def test_a_dying_actor_leaves_the_mailbox_to_the_next(hands):
+    with anyio.fail_after(10):
+        async with fake_server() as server, running(server.url, connections=1) as ref:
+            with ref.call(ask("a")) as first, ref.call(ask("b")) as second:
+                hand = await asked(hands)
+                dying = ref.inbox.direct.__self__
+                dying._tasks.cancel_scope.cancel()
+                hand.say(OK)
+                assert isinstance(first.reply.take_nowait()[-1], Done)
+                assert second.taken_at is None
+                assert hand.written[-1].endswith(b"a")
+
+
 async def test_a_reply_that_another_closed_ends_the_exchange(hands, caplog):
     with anyio.fail_after(10):
         async with fake_server() as server, running(server.url) as ref:
