@@ -14,9 +14,10 @@ from backends.remote.recordings import read
 from backends.remote.replay_faults import check_broken
 from backends.remote.replay_tables import FRAMEWORKS
 from illm.asgi.app import create_app
-from illm.backends.remote import probe, workers
-from illm.backends.remote.connection import Connection
+from illm.backends.remote import connection, workers
 from illm.config import Config
+from illm.loop.tasks import hold
+from illm.loop.wire import StreamWire
 
 pytestmark = pytest.mark.trio
 
@@ -44,7 +45,7 @@ class Upstream:
         await anyio.lowlevel.checkpoint()
         self._script = [self._lists, CLOSE] if data.startswith(b"GET ") else list(self._script)
 
-    async def receive(self, max_bytes):
+    async def receive(self, max_bytes=65536):
         await anyio.lowlevel.checkpoint()
         step = self._script.pop(0)
         if isinstance(step, bytes):
@@ -67,12 +68,14 @@ async def test_no_answer_that_stops_at_any_byte_looks_complete(server, case, end
     exchange, framework = read(server, case), FRAMEWORKS[server]
     script, opened = [], []
 
-    async def connect(asked):
+    async def connect(asked, receiver):
         opened.append(Upstream(script, read(server, "get_v1_models").wire))
-        return Connection(opened[-1])
+        wire = StreamWire(opened[-1], receiver)
+        hold(wire.run, "wire")  # as real ones are
+        return wire
 
     monkeypatch.setattr(workers, "connect", connect)
-    monkeypatch.setattr(probe, "connect", connect)
+    monkeypatch.setattr(connection, "connect", connect)
     said = {"ollama_base_url": (), f"{framework}_base_url": ("http://there",)}
     request = {"body": exchange.asked, "headers": {"content-type": "application/json"}}
     async with driving(create_app(Config(framework=framework, **said, **PATIENT))) as driver:

@@ -10,6 +10,7 @@ from backends.remote.replay_faults import KINDS, begins, check_broken, edges
 from backends.remote.replay_gateway import replay_gateway
 from backends.remote.replay_server import Reads
 from illm.backends.remote.connection import Connection
+from illm.backends.remote.workers import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -20,15 +21,18 @@ LOST = (502, "bad_upstream")
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Watch what the gateway reads."""
-    made, receive = Reads(), Connection.receive
-
-    async def watched(self: Connection) -> bytes | None:
-        data = await receive(self)
-        made.note(data)
-        return data
-
-    monkeypatch.setattr(Connection, "receive", watched)
+    made = Reads()
+    for receiver in (Connection, Worker):
+        monkeypatch.setattr(receiver, "received", noting(made, receiver.received))
     return made
+
+
+def noting(reads, received):
+    def watched(self, data):
+        received(self, data)
+        reads.note(data)
+
+    return watched
 
 
 def text_of(choice):

@@ -12,8 +12,8 @@ from backends.remote.replay_server import replay_server
 from backends.remote.replay_tables import FRAMEWORKS, OLLAMA, OLLAMA_DIFFERS, PROBED, SHOWN
 from backends.remote.test_replay_exchanges import check_failure
 from illm.backends.remote.address import parse_address
-from illm.backends.remote.connection import connect
-from illm.backends.remote.probe import fetch
+from illm.backends.remote.connection import Connection
+from illm.backends.remote.probe import Answer, fetch
 from illm.backends.remote.server import Server
 
 pytestmark = pytest.mark.anyio
@@ -28,9 +28,10 @@ async def test_a_probe_reads_every_recorded_get(server, case):
     with anyio.fail_after(10):
         async with replay_server(server) as replay:
             asked = Server("vllm", 0, parse_address(replay.server.url))
-            connection = await connect(asked)
-            assert await fetch(connection, asked, exchange.path) == (exchange.status, exchange.body, False)
-            await connection.close()
+            connection = Connection()
+            await connection.open(asked)
+            assert await fetch(connection, asked, exchange.path) == Answer(exchange.status, exchange.body)
+            connection.close()
 
 
 @pytest.mark.parametrize(("server", "case"), LISTS)
