@@ -30,6 +30,8 @@ ADDRESS = "http://127.0.0.1:8000"
 """The server that the printed lines ask."""
 
 PAGE = Path(__file__).with_name("validation.md")
+REMOTE = PAGE.with_name("validation-remote.md")
+"""The page of docs/validate_remote.py, whose table of tests is repeated here."""
 ROOT = PAGE.parent.parent
 LOADING = 600
 """Seconds that the model may take to load; the first start converts it."""
@@ -288,7 +290,15 @@ def page(base: str) -> tuple[list[str], list[str]]:
         if status:
             wrong.append(f"{command}: exit status {status}: {answer}")
         lines += ["", "```sh", command, "```", "", "```text", answer.strip("\n"), "```"]
-    return lines, wrong
+    return lines + remote(REMOTE.read_text(encoding="utf-8")), wrong
+
+
+def remote(page: str) -> list[str]:
+    """Return the section about real servers behind ILLM: the table of tests, as the page about them has it."""
+    tests = page.split("\n## The tests\n")[1].split("\n## ")[0]
+    table = [line for line in tests.splitlines() if line.startswith("|")]
+    about = "Requests, answers, and what was found are on [a page of their own](validation-remote.md)."
+    return ["", "## Real servers behind it", "", about, "", *table]
 
 
 def ask(command: str, base: str) -> tuple[int, str]:

@@ -12,7 +12,6 @@ be refused.
 import json
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -22,15 +21,13 @@ from illm.config import environment_name
 
 openai = pytest.importorskip("openai", reason="the official client is in the extra `test`")
 
-from real.asked import CHOICE, LONG, PLAIN, QUESTION, SCHEMA, TOOLS  # noqa: E402
+from real.asked import CHOICE, ENDLESS, LONG, PLAIN, SCHEMA, TOOLS  # noqa: E402
 from real.gateway import served  # noqa: E402
-from real.known import KIND, REFUSED, SERVER, WISHFUL, address, configured, key, least, offered  # noqa: E402
+from real.known import KIND, REFUSED, SERVER, WISHFUL, address, asked_directly, configured, least, offered  # noqa: E402
 from real.load import await_running, requests_running, tokens_generated  # noqa: E402
 
 # The first request for log-probabilities or a schema may compile for a minute on a CPU.
 pytestmark = pytest.mark.timeout(400)
-
-ENDLESS = {"messages": QUESTION, "max_tokens": 1500, "temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
 @pytest.fixture(
@@ -68,9 +65,7 @@ def model(client) -> str:
 @pytest.fixture(scope="module")
 def direct(framework):
     """Return a client of the server itself, with no ILLM in between."""
-    bearer = key(framework)
-    headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
-    with httpx.Client(base_url=address(framework), headers=headers, timeout=300, trust_env=False) as client:
+    with asked_directly(framework) as client:
         yield client
 
 
@@ -304,6 +299,11 @@ def test_what_a_server_does_not_do_is_named(client, model, framework, what):
     if (SERVER, KIND) == ("llamacpp", "embeddings") and what != "transcriptions":
         assert least(client, model)[what]().choices  # it embeds with a model that can also write
         return
+    if (SERVER, what) == ("sglang", "transcriptions"):  # it tries, and fails inside
+        with pytest.raises(openai.InternalServerError, match="Internal server error") as failed:
+            least(client, model)[what]()
+        assert failed.value.status_code == 502
+        return
     with pytest.raises(openai.UnprocessableEntityError) as raised:
         least(client, model)[what]()
     assert raised.value.type == "CapabilityNotSupported"
@@ -368,7 +368,7 @@ def counting(direct):
     if requests_running(direct) is None:
         assert SERVER is None, "the server should count its requests"
         pytest.skip("the server does not say how many requests it is working on")
-    assert await_running(direct, range(1), 60) is not None
+    assert await_running(direct, range(1), 60)
     return direct
 
 
@@ -379,18 +379,21 @@ def _await_idle(client, framework, counting, before):
         before: how many tokens it had made before it was asked for `ENDLESS`.
     """
     health = str(client.base_url).removesuffix("/v1/") + "/healthz"
-    start, pause = time.monotonic(), threading.Event()
+    pause = threading.Event()
     active = None
-    while active != 0 and time.monotonic() < start + 2:
+    for _ in range(100):
         pause.wait(0.02)
         providers = httpx.get(health, timeout=30, trust_env=False).json()["providers"]
         (models,) = (provider["models"] for provider in providers if provider["framework"] == framework)
         active = sum(replica["active"] for model in models for replica in model["replicas"])
+        if active == 0:
+            break
     assert active == 0, "the gateway still asks for a client that left"
-    assert await_running(counting, range(1), 15) is not None, "the server still works for a client that left"
-    print(f"\nthe server was idle {time.monotonic() - start:.1f} s after its client left")  # noqa: T201 - for the record
+    assert await_running(counting, range(1), 20), "the server still works for a client that left"
     if before is not None:
-        assert tokens_generated(counting) - before < ENDLESS["max_tokens"], "it was idle because it was done"
+        made = tokens_generated(counting) - before
+        print(f"\nof {ENDLESS['max_tokens']} tokens the server made {made:.0f}")  # noqa: T201 - for the record
+        assert made < ENDLESS["max_tokens"], "it was idle because it was done"
 
 
 def test_a_stream_that_is_left_stops_the_server(text, framework, counting):
@@ -399,7 +402,7 @@ def test_a_stream_that_is_left_stops_the_server(text, framework, counting):
     stream = client.chat.completions.create(model=model, **ENDLESS, stream=True)
     seen = [next(stream) for _ in range(3)]
     assert not any(choice.finish_reason for chunk in seen for choice in chunk.choices)
-    assert await_running(counting, range(1, 2), 10) is not None
+    assert await_running(counting, range(1, 2), 30)
     stream.close()
     _await_idle(client, framework, counting, before)
 
@@ -407,7 +410,7 @@ def test_a_stream_that_is_left_stops_the_server(text, framework, counting):
 def test_a_request_that_is_left_before_its_first_byte_stops_the_server(text, framework, counting):
     client, model = text
     before = tokens_generated(counting)
-    impatient = client.with_options(timeout=openai.Timeout(60, read=4))
+    impatient = client.with_options(timeout=openai.Timeout(60, read=8))
     failed = []
 
     def ask():
@@ -418,7 +421,7 @@ def test_a_request_that_is_left_before_its_first_byte_stops_the_server(text, fra
 
     thread = threading.Thread(target=ask)
     thread.start()
-    assert await_running(counting, range(1, 2), 10) is not None
+    assert await_running(counting, range(1, 2), 30)
     thread.join()
     assert failed, "the server was too fast for this test"
     _await_idle(client, framework, counting, before)
@@ -443,24 +446,3 @@ def test_embeddings(embedder):
 
 def _dot(left, right):
     return sum(a * b for a, b in zip(left, right, strict=True))
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_the_ollama_dialect_against_the_api_that_sglang_copies(loop):
-    if (SERVER, KIND) != ("sglang", "text"):
-        pytest.skip("a second implementation of Ollama's protocol is in SGLang")
-    environment = {**os.environ, "ILLM_FRAMEWORK": "ollama", "ILLM_OLLAMA_BASE_URL": configured("sglang")}
-    environment["ILLM_OLLAMA_API_KEY"] = key("sglang") or ""
-    with (
-        served(environment, loop) as url,
-        openai.OpenAI(base_url=url, api_key="any", max_retries=0, timeout=300) as client,
-    ):
-        asked = {"model": "gemma", **PLAIN, "extra_body": {"framework": "ollama"}}
-        answer = client.chat.completions.create(**asked)
-        assert answer.choices[0].message.content.lstrip() == "The capital of France is Paris."
-        assert answer.usage.completion_tokens > 0
-        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
-        streamed = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-        assert streamed == answer.choices[0].message.content
-        assert [chunk.usage for chunk in chunks if chunk.usage] == [chunks[-1].usage]
-        assert "gemma" in [model.id for model in client.models.list(extra_query={"framework": "ollama"})]

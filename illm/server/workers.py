@@ -123,8 +123,11 @@ class _Parent:
     def _wait(self, wakeup: int) -> None:
         until = min(self._kill_at, math.inf if self._ending else self._next_due())
         pipes = [place.pipe for place in self._places if place.pipe >= 0]
-        timeout = None if until == math.inf else max(0.0, until - time.monotonic())
-        readable, _, _ = select.select([wakeup, *pipes], [], [], timeout)
+        timeout = None if until == math.inf else max(0.0, until - time.monotonic()) * 1000
+        poll = select.poll()  # `select` takes no descriptor above 1023, and each worker has some
+        for descriptor in (wakeup, *pipes):
+            poll.register(descriptor, select.POLLIN)
+        readable = {descriptor for descriptor, _ in poll.poll(timeout)}
         if wakeup in readable:
             for number in os.read(wakeup, 512):
                 if number in _STOPPING:
@@ -163,10 +166,12 @@ class _Parent:
             self._status = status
             self._end_workers(signal.SIGTERM)
             return
+        self._again(place, f"signal {-status}" if status < 0 else f"status {status}")
+
+    def _again(self, place: Place, how: str) -> None:
         now = time.monotonic()
         place.crashes.append(now)
         recent = sum(now - crash < PERIOD for crash in place.crashes)
-        how = f"signal {-status}" if status < 0 else f"status {status}"
         if recent == BURST:
             logger.error("worker %d ended with %s, as %d before it within %g s", place.number, how, BURST - 1, PERIOD)
             self._status = WORKERS_FAILED
@@ -200,6 +205,10 @@ class _Parent:
             place.pid = os.fork()
             if place.pid == 0:
                 self._live(place, tell)
+        except OSError as exc:  # no memory, or too many processes: the other workers serve on
+            os.close(place.pipe)
+            place.pipe = -1
+            self._again(place, exc.strerror or str(exc))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(tell)

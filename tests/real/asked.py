@@ -3,6 +3,8 @@
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STOP = ["\nUser:"]
 PLAIN = {"messages": QUESTION, "max_tokens": 24, "temperature": 0, "stop": STOP}
+ENDLESS = {"messages": QUESTION, "max_tokens": 1500, "temperature": 0, "extra_body": {"ignore_eos": True}}
+"""For the official client: what a server needs many seconds for."""
 LONG = [{"role": "user", "content": "word " * 5000}]
 """Longer than any context that the launchers ask for."""
 

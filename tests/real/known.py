@@ -52,6 +52,13 @@ def key(framework: str) -> str | None:
     return os.environ.get(environment_name(f"{framework}_api_key"))
 
 
+def asked_directly(framework: str) -> httpx.Client:
+    """Return a client of the server itself, with no ILLM in between."""
+    bearer = key(framework)
+    headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
+    return httpx.Client(base_url=address(framework), headers=headers, timeout=300, trust_env=False)
+
+
 @contextmanager
 def offered() -> Iterator[None]:
     """Skip if the server says that it does not do this; one that we started ourselves has no such excuse."""

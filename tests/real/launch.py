@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 
 HOST = "127.0.0.1"
-PATIENCE = 600.0
-"""Seconds a server may take to start: a large one imports for minutes where the disk is cold."""
+PATIENCE = 1800.0
+"""Seconds a server may take to start: a large one imports for minutes where the disk is cold or the cores are busy."""
 GRACE = 20.0
 """Seconds a server may take to stop when asked."""
 

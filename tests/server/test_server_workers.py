@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 APP = """
-import os, signal, sys
+import errno, os, resource, signal, sys
 from illm.server import Limits, run
 
 async def app(scope, receive, send):
@@ -41,6 +41,19 @@ class App:
     def begin_drain(self):
         os.write(1, b"drain\\n")  # in one piece: the other says the same
 
+fork, forks = os.fork, []
+
+def sparing():
+    forks.append(1)
+    if len(forks) == 3:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+    return fork()
+
+if sys.argv[2] == "fork":
+    os.fork = sparing
+if sys.argv[2] == "descriptors":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
+    taken = [os.dup(0) for _ in range(1024)]
 limits = Limits(drain=20)
 sys.exit(run(App(), port=int(sys.argv[3]), loop=sys.argv[1], workers=2, on_listening=listening, limits=limits))
 """
@@ -69,8 +82,8 @@ def process(loop: str, fails: str = "-", port: int = 0) -> Iterator[subprocess.P
 
 
 @contextmanager
-def serving(loop: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with process(loop) as child:
+def serving(loop: str, fails: str = "-") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with process(loop, fails) as child:
         assert child.stdout is not None
         yield child, int(child.stdout.readline())
 
@@ -183,6 +196,26 @@ def test_a_worker_that_crashes_is_replaced(loop):
         status, errors = ended(child)
         assert status == 0
         assert "ended with signal 9; another is started in 0 s" in errors
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(loop):
+    with serving(loop, "fork") as (child, port):
+        before = both(port)
+        with closing(Client(port)) as client, suppress(ConnectionError):
+            client.ask("/crash")
+        while len(both(port) - before) < 1:
+            pass
+        child.send_signal(signal.SIGTERM)
+        status, errors = ended(child)
+        assert status == 0
+        assert "ended with no more processes" in errors
+
+
+def test_a_parent_with_many_descriptors(loop):
+    with serving(loop, "descriptors") as (child, port):
+        both(port)
+        child.send_signal(signal.SIGTERM)
+        assert ended(child)[0] == 0
 
 
 def test_clients_that_wait_for_a_crashed_worker_are_served_by_the_next(loop):
