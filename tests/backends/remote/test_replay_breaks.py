@@ -17,6 +17,7 @@ from illm.asgi.app import create_app
 from illm.backends.remote import connection, workers
 from illm.config import Config
 from illm.loop.tasks import hold
+from illm.loop.wake import Wake
 from illm.loop.wire import StreamWire
 
 pytestmark = pytest.mark.trio
@@ -37,21 +38,27 @@ class Upstream:
     """
 
     def __init__(self, script, lists):
-        self._script = script
+        self._answer = script
         self._lists = lists
+        self._script = []
+        self._asked = Wake()
         self.closed = False
 
     async def send(self, data):
         await anyio.lowlevel.checkpoint()
-        self._script = [self._lists, CLOSE] if data.startswith(b"GET ") else list(self._script)
+        self._script = [self._lists, CLOSE] if data.startswith(b"GET ") else list(self._answer)
+        self._asked.set()
 
     async def receive(self, max_bytes=65536):
         await anyio.lowlevel.checkpoint()
+        while not self._script:
+            await self._asked.wait()
         step = self._script.pop(0)
         if isinstance(step, bytes):
             return step
         if step is STALL:
             await anyio.sleep_forever()
+        await anyio.wait_all_tasks_blocked()  # what came before the end is told first, as between two reads
         raise anyio.EndOfStream if step is CLOSE else anyio.BrokenResourceError
 
     async def aclose(self):
