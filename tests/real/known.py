@@ -23,6 +23,12 @@ REFUSED = {
     "embeddings": ("chat", "completions", "transcriptions"),
 }
 """What the servers that we start do not do."""
+BLIND = {
+    ("sglang", "chat"): (400, "invalid_request_error"),
+    ("sglang", "completions"): (502, "RemoteEndpointError"),
+    ("sglang", "transcriptions"): (502, "RemoteEndpointError"),
+}
+"""Where a server does not look at what its model can do but tries: status and type of what becomes of that."""
 WISHFUL = frozenset({"llamacpp"})
 """Those that take `required` for a wish where the template alone describes the tools."""
 
