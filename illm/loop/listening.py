@@ -35,7 +35,7 @@ async def accept_from(
         sockets: listening, not blocking.
         make: returns the owner of one more connection.
         tasks: where wires run that need a task; they outlive this call.
-        backlog: connections the kernel may hold: asyncio says it again, and would say 100.
+        backlog: connections the kernel may hold.
     """
     loop = native_loop()
     servers: list[Any] = []
@@ -47,7 +47,9 @@ async def accept_from(
         else:
             for raw in sockets:
                 create = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-                servers.append(await create(lambda: _Accepted(make()), sock=raw, backlog=backlog))
+                servers.append(await create(lambda: _Accepted(make()), sock=raw))
+                # Said afterwards: asyncio would also try as many accepts in a row, and log each that fails.
+                raw.listen(backlog)
             await anyio.sleep_forever()
     finally:
         for server in servers:
