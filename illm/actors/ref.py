@@ -6,6 +6,8 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any
 
+import anyio
+
 from illm.actors.actor import Actor
 from illm.actors.call import Call, unraised
 from illm.actors.inbox import Inbox
@@ -76,6 +78,7 @@ class Ref:
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
         self.served = served
         self._state = State.IDLE
+        self._moved: anyio.Event | None = None
         self._problem: GatewayError | None = None
         self.inbox = Inbox(served.mailbox)
         self.restarts = 0
@@ -111,6 +114,16 @@ class Ref:
     @state.setter
     def state(self, state: State) -> None:
         self._state = state
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
+
+    async def settled(self) -> None:
+        """Wait until it neither starts nor is yet to be started."""
+        while self._state in (State.IDLE, State.STARTING):
+            if self._moved is None:
+                self._moved = anyio.Event()
+            await self._moved.wait()
 
     @property
     def problem(self) -> GatewayError | None:
