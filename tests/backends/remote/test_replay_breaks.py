@@ -16,9 +16,9 @@ from backends.remote.replay_tables import FRAMEWORKS
 from illm.asgi.app import create_app
 from illm.backends.remote import connection, workers
 from illm.config import Config
+from illm.loop.stream_wire import StreamWire
 from illm.loop.tasks import hold
 from illm.loop.wake import Wake
-from illm.loop.wire import StreamWire
 
 pytestmark = pytest.mark.trio
 
