@@ -159,8 +159,7 @@ class Connection:
         if self._phase is Phase.CLOSING:
             self._discard(len(data))
             return
-        events = self._parser.feed(data)
-        if events:
+        if events := self._parser.feed(data):
             self._take(events)
         elif self._phase is Phase.IDLE and self._parser.buffered:
             self._phase = Phase.HEAD
@@ -171,8 +170,6 @@ class Connection:
             if self._crowded():
                 self._paused = True
                 self._wire.pause()
-        if events:
-            self._wake.hand_over()
 
     def ended(self, broken: bool) -> None:
         """See `Receiver`."""
@@ -212,6 +209,7 @@ class Connection:
                     exchange.end_body()
             else:
                 self._refuse(event)
+        self._wake.set()
 
     def _discard(self, size: int) -> None:
         self._unread -= size

@@ -240,8 +240,6 @@ class Worker:
                     self._conclude(job, [*events, *decoder.close()])
                     return
                 self._deliver(job, events, len(body))
-                if self._job is not job:  # its reader has left
-                    return
         if parser.over:
             if parser.fault is None:
                 self._conclude(job, decoder.close())
@@ -258,8 +256,6 @@ class Worker:
         job.begun = True
         self._unread = self._unread + size if reply.unread else size
         reply.put_nowait(*events)
-        if self._job is not job:
-            return
         if (reply.full or self._unread > UNREAD_BYTES) and not self._paused:
             self._paused = True
             self._wire.pause()  # type: ignore[union-attr]  # it has just been read from
@@ -275,27 +271,22 @@ class Worker:
     def _conclude(self, job: Job, events: Sequence[Event]) -> None:
         """Answer with the last events; `Done` or `Failed` is the last of them, if all is well."""
         last = events[-1] if events else None
-        self._let_go(job)
-        try:
-            # A server that answers before it has read all may never read on: the next request would wait behind the
-            # rest.
-            if self._parser.reusable and self._wire is not None and not self._wire.unsent:
-                self._go_on()
-            else:
-                self._close()
-                self._pool.refill()
-        finally:  # last: the reader may ask for the next answer at once, and finds this connection at rest
-            self._answer(job, events, last)
-
-    def _answer(self, job: Job, events: Sequence[Event], last: Event | None) -> None:
         if type(last) is Done:
+            self._let_go(job)
             job.call.finish(*events)
-            return
-        reply = job.call.reply
-        if len(events) > 1 and not (reply.closed or reply.left):
-            job.begun = True
-            reply.put_nowait(*events[:-1])
-        self._pool.settle(job, last.error if isinstance(last, Failed) else self._error(Kind.UPSTREAM, _BROKE_OFF))
+        else:
+            self._let_go(job)
+            if len(events) > 1 and not job.call.reply.closed:
+                job.begun = True
+                job.call.reply.put_nowait(*events[:-1])
+            error = last.error if isinstance(last, Failed) else self._error(Kind.UPSTREAM, _BROKE_OFF)
+            self._pool.settle(job, error)
+        # A server that answers before it has read all may never read on: the next request would wait behind the rest.
+        if self._parser.reusable and self._wire is not None and not self._wire.unsent:
+            self._go_on()
+        else:
+            self._close()
+            self._pool.refill()
 
     # Ending
 
