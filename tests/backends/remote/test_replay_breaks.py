@@ -20,7 +20,7 @@ from illm.loop.stream_wire import StreamWire
 from illm.loop.tasks import hold
 from illm.loop.wake import Wake
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.exhaustive]
 
 CASES = [("vllm", "chat_stop_stream"), ("vllm", "chat"), ("sglang", "err_too_long")]
 FAILURES = {CLOSE: (502, "bad_upstream"), RESET: (502, "bad_upstream"), STALL: (504, "timeout")}
