@@ -50,6 +50,7 @@ class Served:
         optional: nobody said that it is there; that it is not is no fault.
         stand_ins: models that answer in this one's name what it cannot do itself, by capability.
         most_inputs: called for how many texts it embeds at once; None for any number.
+        quick_start: its start takes moments, for which requests wait rather than be refused.
     """
 
     framework: str
@@ -65,6 +66,7 @@ class Served:
     optional: bool = False
     stand_ins: Mapping[Capability, str] = field(default_factory=dict)
     most_inputs: Callable[[], int | None] = lambda: None
+    quick_start: bool = False
 
 
 class Ref:
@@ -165,8 +167,8 @@ class Ref:
         match self.state:
             case State.READY | State.IDLE:
                 return None
-            case State.STARTING if not self.served.named:
-                return None  # started by a request: that request and its followers wait
+            case State.STARTING if not self.served.named or self.served.quick_start:
+                return None  # one started by a request has that request and its followers wait
             case State.STARTING:
                 return GatewayError(Kind.NOT_READY, f"The model {self.model!r} is still loading")
             case State.RESTARTING:
