@@ -97,6 +97,6 @@ def load_processor(directory: Path, config: Any, tokenizer: Any) -> Any:
     names = [name for name in found.get_attributes() if name != "video_processor"]
     if set(names) != set(parts):
         raise ValueError(f"its processor needs {', '.join(sorted(set(names) - set(parts)))}")
-    still = type(found.__name__, (found,), {"get_attributes": classmethod(lambda _: names)})
+    still: Any = type(found.__name__, (found,), {"get_attributes": classmethod(lambda _: names)})
     said, _ = still.get_processor_dict(str(directory), **where)
     return still.from_args_and_dict([parts[name] for name in names], said)

@@ -12,6 +12,7 @@ openai = pytest.importorskip("openai", reason="the official client is in the ext
 import anyio  # noqa: E402
 
 from backends.local import gateway  # noqa: E402
+from backends.local.test_end_to_end import raw_post  # noqa: E402
 from backends.local.vision import families  # noqa: E402
 from backends.local.vision.families import picture  # noqa: E402
 from backends.remote.fake_server import fake_server, response  # noqa: E402
@@ -179,10 +180,12 @@ async def test_who_leaves_halfway_leaves_nothing_behind(model):
     directory, *_ = model
     async with gateway.serving(model=str(directory), threads=1) as client:
         body = {"messages": wire([("user", (ONE, TWO))]), "max_tokens": 500, "ignore_eos": True, "stream": True}
-        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            async for line in response.aiter_lines():
-                if '"content"' in line:
-                    break
+        stream = await anyio.connect_tcp(client.base_url.host, client.base_url.port)
+        async with stream:
+            await stream.send(raw_post("/v1/chat/completions", body))
+            received = b""
+            while b'"content"' not in received:
+                received += await stream.receive()
         with anyio.fail_after(gateway.PATIENCE):
             while True:
                 providers = (await client.get("/healthz")).json()["providers"]
