@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import LocalActor, Slot
-from illm.backends.local.answers import detect
+from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
 from illm.backends.local.template import template_in
@@ -21,23 +22,28 @@ from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
 
+if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.load import TextModel
+
 CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
+    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
 NAMELESS = frozenset({"tgi", "dummy"})
 """What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
 
+_GENERATING = frozenset({"text", "vision"})
+
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
 _EMBEDDING_CALLS = 16
 
-SUPPORTED = {
-    "text": frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}),
-    "embedding": frozenset[str](),
-}
+_GENERATING = frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"})
+
+SUPPORTED = {"text": _GENERATING, "vision": _GENERATING, "embedding": frozenset[str]()}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
@@ -112,7 +118,7 @@ class Local:
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
         load = self._loader(source, slot)
-        capacity = self._config.max_sequences + _AHEAD if source.kind == "text" else _EMBEDDING_CALLS
+        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity)
@@ -161,11 +167,15 @@ def _find(name: str, kind: str) -> Source | Missing:
 
 def _capabilities(source: Source | Missing, config: Config) -> frozenset[Capability]:
     known = CAPABILITIES[source.kind]
-    if source.kind != "text" or isinstance(source, Missing) or source.directory is None:
+    if source.kind == "embedding" or isinstance(source, Missing) or source.directory is None:
         return known  # what has yet to be fetched says when it is there
     template = template_in(source.directory)
     calls = "tools" in template and config.tool_format != "none" and (config.tool_format != "auto" or detect(template))
     return known | {Capability.TOOLS} if calls else known
+
+
+def _style(model: "TextModel", config: Config) -> AnswerStyle:
+    return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
 
 
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -192,8 +202,44 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    style = model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
-    return TextWork(model, engine, style)
+    return TextWork(model, engine, _style(model, config))
+
+
+def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        import PIL  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise _missing(error) from error
+    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.load import TextModel
+    from illm.backends.local.text_work import TextWork
+    from illm.backends.local.vision.load import load_vision
+
+    def make_engine(model: TextModel) -> Engine:
+        return Engine(
+            model.model,
+            model.renderer.decode,
+            kv_tokens=config.kv_tokens or None,
+            max_sequences=config.max_sequences,
+        )
+
+    report = report_to(note)
+    try:
+        model, engine = load_vision(
+            source,
+            make_engine,
+            device=config.device,
+            dtype=None if config.dtype == "auto" else config.dtype,  # type: ignore[arg-type]
+            threads=config.threads or cores(),
+            max_pixels=config.max_image_pixels,
+            progress=report,
+        )
+    except UnsupportedModel as error:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
+    report(f"{source.served} is ready", None)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -211,7 +257,7 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
     return EmbeddingWork(embedder)
 
 
-_LOADERS = {"text": _load_text, "embedding": _load_embedder}
+_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder}
 
 
 def cores() -> int:

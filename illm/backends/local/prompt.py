@@ -16,7 +16,7 @@ from illm.backends.local.answers.style import NOTHING_ASKED, AnswerStyle, Asked
 from illm.backends.local.control_tokens import control_tokens, refuse_control_keys, special_tokens
 from illm.backends.local.template import FALLBACK, FALLBACK_STOPS, TemplateFacts, wants_text_arguments
 from illm.backends.local.turns import TurnWriter
-from illm.core.requests import Message, Prompt
+from illm.core.requests import Message, Prompt, Text
 from illm.errors import GatewayError, Kind
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,11 @@ class PromptRenderer:
         served: the model's id, for the log.
 
     Attributes:
+        fallback: the template of a model that brings none.
         stops: strings that end an answer because the template cannot: those of the fallback template, else none.
     """
+
+    fallback = FALLBACK
 
     def __init__(self, tokenizer: Any, vocabulary: int, served: str = "model") -> None:
         self._tokenizer = tokenizer
@@ -46,7 +49,7 @@ class PromptRenderer:
         try:
             tokenizer.get_chat_template()
         except ValueError:
-            self._template, self.stops = FALLBACK, FALLBACK_STOPS
+            self._template, self.stops = self.fallback, FALLBACK_STOPS
             log.warning(
                 "%s has no chat template: a plain User/Assistant dialogue stands in, stopping at %s",
                 served,
@@ -58,6 +61,7 @@ class PromptRenderer:
         self._control = control_tokens(tokenizer, self._facts.text)
         knows_tools = "tools" in self._facts.variables or "tool_calls" in self._facts.text
         self._turns = TurnWriter(
+            self._content,
             tools=knows_tools,
             text_arguments=knows_tools and wants_text_arguments(lambda turns: self._text(self._render(turns))),
             short_ids=self._facts.short_ids,
@@ -169,10 +173,16 @@ class PromptRenderer:
         from jinja2 import TemplateError, TemplateSyntaxError
 
         try:
-            self._render([{"role": "user", "content": "?"}])
+            self._render([{"role": "user", "content": self._content(Message("user", (Text("?"),)), "content")}])
         except TemplateSyntaxError as error:
             raise GatewayError(
                 Kind.MODEL_LOAD_FAILED, f"The chat template of '{served}' cannot be read: {error.message}"
             ) from error
         except (TemplateError, ValueError, TypeError) as error:
             log.warning("%s: its chat template refuses a single user message: %s", served, error)
+
+    def _content(self, message: Message, where: str) -> Any:
+        """Return a message's content as the template takes it."""
+        if not all(isinstance(part, Text) for part in message.content):
+            raise GatewayError(Kind.CAPABILITY, "This model takes text only.", param=where)
+        return message.text

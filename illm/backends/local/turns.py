@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from illm.core.requests import Message, Text, ToolCall
+from illm.core.requests import Message, ToolCall
 from illm.errors import GatewayError, Kind
 
 # Few templates know `developer`; it is the newer name of the same thing.
@@ -20,12 +20,21 @@ class TurnWriter:
     """Writes turns for one model's template.
 
     Args:
+        content: given a message and its place in the request, what the template gets for its content.
         tools: whether the template knows turns of tools.
         text_arguments: whether it takes the arguments of a call as JSON text; most take an object.
         short_ids: whether it insists on ids of nine letters and digits.
     """
 
-    def __init__(self, *, tools: bool, text_arguments: bool = False, short_ids: bool = False) -> None:
+    def __init__(
+        self,
+        content: Callable[[Message, str], Any],
+        *,
+        tools: bool,
+        text_arguments: bool = False,
+        short_ids: bool = False,
+    ) -> None:
+        self._content = content
         self._tools = tools
         self._text_arguments = text_arguments
         self._short_ids = short_ids
@@ -34,8 +43,8 @@ class TurnWriter:
         """Return the turns.
 
         Raises:
-            GatewayError: `INVALID_REQUEST` for a role that does not exist; `CAPABILITY` for parts that are not text,
-                and for tools where the template knows none.
+            GatewayError: `INVALID_REQUEST` for a role that does not exist; `CAPABILITY` for parts that the model does
+                not take, and for tools where the template knows none.
         """
         names: dict[str, str] = {}  # of the tools called so far, by call id
         turns = []
@@ -51,12 +60,10 @@ class TurnWriter:
             raise GatewayError(
                 Kind.INVALID_REQUEST, f"{path}.role must be one of {', '.join(ROLES)}.", param=f"{path}.role"
             )
-        if not all(isinstance(part, Text) for part in message.content):
-            raise GatewayError(Kind.CAPABILITY, "This model takes text only.", param=f"{path}.content")
         field = "role" if role == "tool" else "tool_calls" if message.tool_calls else None
         if field is not None and not self._tools:
             raise GatewayError(Kind.CAPABILITY, "This model's chat template knows no tools.", param=f"{path}.{field}")
-        turn: dict[str, Any] = {"role": role, "content": message.text}
+        turn: dict[str, Any] = {"role": role, "content": self._content(message, f"{path}.content")}
         name = names.get(message.tool_call_id or "", message.name) if role == "tool" else message.name
         if name:
             turn["name"] = name
