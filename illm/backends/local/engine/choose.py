@@ -38,8 +38,7 @@ def engine_for(
         _log.debug("the packed loop failed", exc_info=error)
         reason = f"its forward fails with the engine's attention ({type(error).__name__})"
     _log.warning("the packed loop does not fit this model: %s; Transformers' own, slower loop drives it", reason)
-    if model.config._attn_implementation != own:
-        model.set_attn_implementation(own)
+    model.set_attn_implementation(own)
     engine = TransformersEngine(model, decode, kv_tokens=kv_tokens, max_sequences=max_sequences, quantize=quantize)
     engine.loop_reason = reason
     return engine
