@@ -166,6 +166,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[Any], tuple[Any, Any, dict[str, Any]]]
     ),
 }  # fmt: skip
 NAMES = tuple(_FAMILIES)
+PLACEHOLDERS = {name: placeholder for name, (placeholder, _) in _FAMILIES.items()}
 
 
 def write(name: str, directory: Path, *, dtype: Any = torch.float32, chat_template: bool = True) -> Any:
