@@ -133,7 +133,10 @@ class TextWork:
 
     def describe(self) -> dict[str, Any]:
         """See `Work.describe`."""
-        return {"engine": asdict(self._engine.stats), "context": self._engine.context}
+        engine = self._engine
+        why = {} if engine.loop_reason is None else {"loop_reason": engine.loop_reason}
+        how = {"loop": engine.loop, **why, "quantized": engine.quantized}
+        return {"engine": asdict(engine.stats), "context": engine.context, **how}
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]

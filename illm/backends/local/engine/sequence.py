@@ -112,7 +112,9 @@ class LiveSequence:
     `computed` has ever been.
     """
 
-    __slots__ = ("_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens")
+    __slots__ = (
+        "__weakref__", "_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens",
+    )  # fmt: skip
 
     def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
         self.request = request
