@@ -15,6 +15,7 @@ from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.frames import Note
+from illm.backends.local.grammar import GrammarCompiler
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
@@ -45,6 +46,7 @@ _AHEAD = 8
 _EMBEDDING_CALLS = 16
 
 _HONOURED = frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"})
+_HONOURED |= {"ebnf", "grammar", "regex", "response_format", "structured_outputs"}
 
 SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
@@ -186,6 +188,13 @@ def _style(model: "TextModel", config: Config) -> AnswerStyle:
     return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
 
 
+def _grammars(model: "TextModel") -> GrammarCompiler:
+    grammars = GrammarCompiler(model.tokenizer, model.vocabulary, model.eos)
+    # Now, not when the first request wants it: it holds the interpreter, the longer the larger the vocabulary.
+    grammars.warm()
+    return grammars
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
@@ -211,7 +220,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine, _style(model, config))
+    return TextWork(model, engine, _style(model, config), _grammars(model))
 
 
 def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -249,7 +258,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine, _style(model, config))
+    return TextWork(model, engine, _style(model, config), _grammars(model))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:

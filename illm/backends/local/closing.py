@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 _MOST = 2048  # tokens of a closing
-_ROUNDS = 4  # the first by rule, the others by chance: a rule may go round in circles
+_ROUNDS = 3  # the first by rule, the others by chance
+_TRIES = 6000  # tokens that one round may try; each takes a microsecond or two
+_STREAK = 8
 _WORDS = ("0", "null", "true", "false", '""', "[]", "{}", '"', "[", "{", "-")
 _ENDS = ("}", "]", '"', ",", ":")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -27,12 +29,12 @@ class Closer:
     Args:
         tokenizer: llguidance's.
         tokens: the bytes of each token.
-        eos: a token that ends a text, in the grammar engine's eyes.
+        ends: the tokens that end a text, in the grammar engine's eyes.
     """
 
-    def __init__(self, tokenizer: Any, tokens: Sequence[bytes], eos: int) -> None:
+    def __init__(self, tokenizer: Any, tokens: Sequence[bytes], ends: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._eos = eos
+        self.ends = ends
         ids: dict[bytes, int] = {}
         wanted = {text.encode() for text in (*_WORDS, *_ENDS, *_OTHERS)} | set(_CONTINUATIONS)
         for token, spelt in enumerate(tokens):
@@ -68,22 +70,31 @@ class Closer:
         """Return what of an earlier closing still completes the text."""
         for start in range(min(len(known), 6)):
             rest = list(known[start:])
-            if matcher.validate_tokens([*rest, self._eos]) == len(rest) + 1:
+            if matcher.validate_tokens([*rest, self.ends[0]]) == len(rest) + 1:
                 return rest
         return None
 
     def _build(self, matcher: Any, known: Sequence[int], chance: random.Random | None) -> list[int] | None:
         made: list[int] = []
-        most = _MOST if chance is None else _MOST // 4
-        while len(made) < most and not matcher.is_error():
+        tries = _TRIES
+        streak = last = 0
+        lost = False
+        while tries > 0 and len(made) < _MOST and not matcher.is_error():
             if matcher.is_accepting():
                 return made
             if made and known and (kept := self._kept(matcher, known)) is not None:
                 return made + kept
-            some = self._forced(matcher) or self._chosen(matcher, chance)
+            some = self._forced(matcher)
+            if not some:
+                # A rule that goes round in circles (`[0-9]+x` has ever one more digit) is left to chance.
+                lost = lost or streak > _STREAK
+                some, used = self._chosen(matcher, chance or (random.Random(len(made)) if lost else None))  # noqa: S311
+                tries -= used
+                lost = lost and some != [self._quote]
             if not some or not matcher.consume_tokens(some):
                 return None
             made += some
+            streak, last = (streak + 1 if some[-1] == last else 0), some[-1]
         return None
 
     def _forced(self, matcher: Any) -> list[int]:
@@ -93,22 +104,22 @@ class Closer:
             return []
         return list(self._tokenizer.greedy_tokenize(text)) if text else []
 
-    def _chosen(self, matcher: Any, chance: random.Random | None) -> list[int]:
+    def _chosen(self, matcher: Any, chance: random.Random | None) -> tuple[list[int], int]:
+        """Return a token that may come next, and how many were tried."""
+
         def fits(token: int | None) -> bool:
             return token is not None and matcher.validate_tokens([token]) == 1
 
-        if chance is not None and chance.random() < 0.5:
-            return self._any(matcher, chance)
         # Where a letter could stand, text is being written: there a bracket closes nothing, and a quote does.
-        if fits(self._letter) and fits(self._quote):
-            return [self._quote] if self._quote is not None else []
-        token = next((token for token in self._outside if fits(token)), None)
-        return self._any(matcher, chance) if token is None else [token]
+        if self._quote is not None and fits(self._letter) and fits(self._quote):
+            return [self._quote], 2
+        order = self._outside if chance is None else chance.sample(self._outside, len(self._outside))
+        for used, token in enumerate(order, start=3):
+            if fits(token):
+                return [token], used
+        return _lowest(matcher.compute_bitmask()), len(order) + 3
 
-    def _any(self, matcher: Any, chance: random.Random | None) -> list[int]:
-        mask = int.from_bytes(matcher.compute_bitmask(), "little")
-        if not mask:
-            return []
-        # From a random place upwards, if there is a bit above it: a uniform choice would have to count them all.
-        above = mask >> (place := chance.randrange(mask.bit_length()) if chance is not None else 0)
-        return [place + (above & -above).bit_length() - 1]
+
+def _lowest(mask: bytes) -> list[int]:
+    bits = int.from_bytes(mask, "little")
+    return [(bits & -bits).bit_length() - 1] if bits else []

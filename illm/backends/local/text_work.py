@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
+from illm.backends.local.constraints import compiled, constraint_of
 from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
 from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
@@ -13,6 +15,8 @@ from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
     from illm.backends.local.engine import Engine
+    from illm.backends.local.engine.constraint import Grammar
+    from illm.backends.local.grammar import GrammarCompiler
     from illm.backends.local.load import TextModel
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
@@ -30,6 +34,7 @@ class PreparedText:
     eos: frozenset[int]
     answers: AnswerPlan | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    grammar: "Grammar | None" = None
 
 
 @dataclass(slots=True)
@@ -52,12 +57,20 @@ class TextWork:
         model: the loaded model.
         engine: made over it, in the same thread.
         style: how its answers look; without one they are text.
+        grammars: compiles what answers have to be; without it they cannot be held to anything.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
+    def __init__(
+        self,
+        model: "TextModel",
+        engine: "Engine",
+        style: AnswerStyle | None = None,
+        grammars: "GrammarCompiler | None" = None,
+    ) -> None:
         self._model = model
         self._engine = engine
         self._style = style
+        self._grammars = grammars
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
@@ -78,7 +91,7 @@ class TextWork:
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
         decode = renderer.decoder(answers.keep) if answers is not None and answers.keep else None
-        return PreparedText(prompts, sampling, limits, stops, eos, answers, decode)
+        return PreparedText(prompts, sampling, limits, stops, eos, answers, decode, self._grammar(request, answers))
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
@@ -104,6 +117,7 @@ class TextWork:
                         eos=prepared.eos,
                         logprobs=sampling.logprobs,
                         decode=prepared.decode,
+                        constraint=prepared.grammar,
                     )
                 )
                 if prepared.answers is not None:
@@ -167,12 +181,30 @@ class TextWork:
             return renderer.chat(request.messages), None
         prompt = renderer.chat(request.messages, self._style.ask(request))
         plan = self._style.plan(request, renderer.tail(prompt))
-        if plan is not None and plan.grammar is not None:
-            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
-            raise GatewayError(
-                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
-            )
         return prompt, plan
+
+    def _grammar(self, request: Chat | Completion, plan: AnswerPlan | None) -> "Grammar | None":
+        """Compile what the answer has to be, if anything."""
+        asked = constraint_of(request)
+        forced = None if plan is None else plan.grammar
+        if asked is None and forced is None:
+            return None
+        if asked is not None and plan is not None and plan.calls is not None:
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER,
+                f"'{asked.param}' is not supported here together with tools that may be called.",
+                param=asked.param,
+            )
+        if self._grammars is None:
+            raise GatewayError(Kind.CAPABILITY, "This model cannot be held to a form of its answers.", param="model")
+        if asked is None:
+            assert forced is not None and isinstance(request, Chat)  # noqa: S101, PT018 - see above
+            auto = request.tool_choice is None or request.tool_choice.mode == "auto"
+            return self._grammars.lark(forced, "tools" if auto else "tool_choice")
+        thinks = None if plan is None else plan.thinks
+        if thinks is None or self._style is None or asked.kind == "grammar":
+            return compiled(self._grammars, asked)
+        return compiled(self._grammars, asked, partial(self._style.after_thinking, thinks=thinks))
 
     def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
         """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""

@@ -190,7 +190,8 @@ class Engine:
             self._recomputed += fresh - start
             self._prompt_tokens += max(0, min(start + size, len(sequence.request.prompt)) - fresh)
         outputs = []
-        tokens = sample(logits, sampling) if sampling else []
+        drawn = sample(logits, sampling) if sampling else []
+        tokens = [sequence.settle(token) for sequence, token in zip(sampling, drawn, strict=True)]
         scores = score(logits, sampling, tokens)
         for sequence, token, known in zip(sampling, tokens, scores, strict=True):
             output = sequence.accept(token, known)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from illm.backends.local.engine.constraint import constrain
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
 _STEPS = (64, 256, 1024, 4096)  # how many candidates a row may start with
@@ -38,6 +39,7 @@ def sample(logits: torch.Tensor, sequences: Sequence[LiveSequence]) -> list[int]
         groups[_candidates(request, logits.shape[1]), request.repetition_penalty != 1].append(row)
     chosen = [0] * len(sequences)
     with torch.inference_mode():
+        logits = constrain(logits, sequences)
         for (count, penalised), rows in groups.items():
             some = logits if len(rows) == len(sequences) else logits[rows]
             members = [sequences[row] for row in rows]

@@ -4,9 +4,13 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from illm.core.detokenizer import Detokenizer
 from illm.core.stops import StopCutter
+
+if TYPE_CHECKING:  # it has tensors, which this file need not know
+    from illm.backends.local.engine.constraint import Constraint, Grammar
 
 
 class RequestTooLarge(ValueError):  # noqa: N818  # names the thing refused
@@ -30,6 +34,7 @@ class SequenceRequest:
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
         logprobs: how many alternatives to score beside each token; None to score nothing.
         decode: token ids to text, where not as the engine does for all.
+        constraint: what the text has to be, if anything.
 
     Raises:
         ValueError: a value is out of range.
@@ -47,6 +52,7 @@ class SequenceRequest:
     eos: frozenset[int] = frozenset()
     logprobs: int | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    constraint: "Grammar | None" = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -113,7 +119,8 @@ class LiveSequence:
     """
 
     __slots__ = (
-        "__weakref__", "_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens",
+        "__weakref__", "_cutter", "_detokenizer", "_rng", "blocks", "computed", "constraint", "reached", "request",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
@@ -125,6 +132,8 @@ class LiveSequence:
         self._rng = random.Random(request.seed)  # noqa: S311
         self._detokenizer = Detokenizer(request.decode or decode, request.prompt)
         self._cutter = StopCutter(request.stop)
+        grammar = request.constraint
+        self.constraint: Constraint | None = None if grammar is None else grammar.start(request.eos)
 
     @property
     def pending(self) -> int:
@@ -139,16 +148,27 @@ class LiveSequence:
         """Return the next number of the sequence's own stream, uniform in [0, 1)."""
         return self._rng.random()
 
+    def settle(self, token: int) -> int:
+        """Return the token to go on with where `token` was sampled: a constraint may insist on another."""
+        if self.constraint is None:
+            return token
+        return self.constraint.take(token, self.request.max_new_tokens - self.generated - 1)
+
     def accept(self, token: int, score: Score | None = None) -> SequenceOutput:
         """Append a sampled token and return what may be shown of it, beside its score if it has one."""
         self.tokens.append(token)
         finish: str | None = None
+        held = self.constraint
         if token in self.request.eos:
             text, finish = self._detokenizer.close(), "stop"
+        elif held is not None and held.finished:
+            text, finish = self._detokenizer.feed((token,)) + self._detokenizer.close(), "stop"
         else:
             text = self._detokenizer.feed((token,))
             if self.generated == self.request.max_new_tokens:
                 text, finish = text + self._detokenizer.close(), "length"
+        if finish == "stop" and held is not None and held.cut:
+            finish = "length"  # the text is whole, but its client should know that there was no room for more
         shown = self._cutter.feed(text) if finish is None else self._finish(text)
         hit = self._cutter.hit
         return SequenceOutput(
