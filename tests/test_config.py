@@ -64,6 +64,8 @@ VALUES = {
     "threads": ("3", 3, ["-1"]),
     "kv_tokens": ("100", 100, ["-1"]),
     "max_sequences": ("8", 8, ["0"]),
+    "tool_format": ("hermes", "hermes", ["xml", ""]),
+    "reasoning": ("off", "off", ["maybe"]),
     "max_queue": ("8", 8, ["0"]),
     "first_token_timeout": ("0.5", 0.5, ["0", "-1", "nan"]),
     "request_timeout": ("9", 9.0, ["0"]),

@@ -7,20 +7,26 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
+from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.frames import Note
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.template import template_in
 from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
 from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
+
+if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.load import TextModel
 
 CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
@@ -37,6 +43,11 @@ _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
 _EMBEDDING_CALLS = 16
+
+_HONOURED = frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"})
+
+SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
+"""Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +132,11 @@ class Local:
         return Served(
             framework=self.framework,
             model=source.served,
-            capabilities=CAPABILITIES[source.kind],
+            capabilities=_capabilities(source, self._config),
             make_actor=make_actor,
             named=named,
             mailbox=self._config.max_queue,
+            supported=SUPPORTED[source.kind],
             details=slot.describe,
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
@@ -161,6 +173,19 @@ def _find(name: str, kind: str) -> Source | Missing:
     return source if found == "other" else replace(source, kind=found)
 
 
+def _capabilities(source: Source | Missing, config: Config) -> frozenset[Capability]:
+    known = CAPABILITIES[source.kind]
+    if source.kind == "embedding" or isinstance(source, Missing) or source.directory is None:
+        return known  # what has yet to be fetched says when it is there
+    template = template_in(source.directory)
+    calls = "tools" in template and config.tool_format != "none" and (config.tool_format != "auto" or detect(template))
+    return known | {Capability.TOOLS} if calls else known
+
+
+def _style(model: "TextModel", config: Config) -> AnswerStyle:
+    return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
@@ -186,7 +211,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -224,7 +249,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
