@@ -250,6 +250,14 @@ def test_a_family_that_is_known_not_to_fit_says_why(tmp_path, monkeypatch):
     assert caught.value.kind is Kind.MODEL_LOAD_FAILED
 
 
+def test_a_model_that_cannot_be_shown_a_picture_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "template", lambda placeholder: "{{ bos_token }}nothing to see")
+    families.write("llava", tmp_path)
+    with pytest.raises(GatewayError, match=r"could not be shown a picture: .*no place for these images") as caught:
+        load(tmp_path)
+    assert caught.value.kind is Kind.MODEL_LOAD_FAILED
+
+
 def test_files_say_that_a_model_looks_at_pictures(tmp_path):
     families.write("llava", tmp_path)
     assert kind_in(tmp_path) == "vision"
