@@ -79,7 +79,15 @@ class Thinks:
     opened: bool
 
 
-def forced(layout: Layout, tools: Sequence[Tool], marks: Marks, *, many: bool, thinks: Thinks | None = None) -> str:
+def forced(
+    layout: Layout,
+    tools: Sequence[Tool],
+    marks: Marks,
+    *,
+    many: bool,
+    thinks: Thinks | None = None,
+    otherwise: str | None = None,
+) -> str:
     """Write the grammar of an answer that is calls and nothing else.
 
     Args:
@@ -88,11 +96,15 @@ def forced(layout: Layout, tools: Sequence[Tool], marks: Marks, *, many: bool, t
         marks: the tokenizer's.
         many: whether there may be several calls.
         thinks: the reasoning that may come first.
+        otherwise: what the answer may be instead, as what stands behind the colon of a rule.
 
     Raises:
         ValueError: a tool's parameters cannot be written in this format; it says which and why.
     """
-    rules = _thinking("calls", marks, thinks)
+    rules = _thinking("answer", marks, thinks)
+    rules.append("answer: calls" if otherwise is None else "answer: calls | content")
+    if otherwise is not None:
+        rules.append(f"content: {otherwise}")
     more = f" ({marks.terms(layout.separator)} call){{0,{MAX_CALLS - 1}}}" if many else ""
     rules.append(f"calls: {marks.terms(layout.opening)} call{more} {marks.terms(layout.closing)}")
     return _grammar([*rules, *_calls(layout, tools, marks)])
@@ -101,7 +113,7 @@ def forced(layout: Layout, tools: Sequence[Tool], marks: Marks, *, many: bool, t
 def free(layout: Layout, tools: Sequence[Tool], marks: Marks, *, many: bool, thinks: Thinks | None = None) -> str:
     """Write the grammar of an answer that is text with calls in it or without, each of which follows its schema.
 
-    Args, raises: as `forced`.
+    Args, raises: as for `forced`.
     """
     start = layout.opening or layout.before("")
     mark = next((mark for mark in ("<tool_call>", "[TOOL_CALLS]") if start.startswith(mark)), None)
