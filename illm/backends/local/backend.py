@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import LocalActor, Slot
+from illm.backends.local.parameters import SUPPORTED
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
 from illm.backends.local.work import Work
@@ -19,9 +20,11 @@ from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
 
+_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+
 CAPABILITIES = {
-    "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
-    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
+    "text": _TEXT,
+    "vision": _TEXT | {Capability.IMAGES},
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
@@ -119,6 +122,7 @@ class Local:
             make_actor=make_actor,
             named=named,
             mailbox=self._config.max_queue,
+            supported=SUPPORTED if source.kind in _GENERATING else frozenset(),
             details=slot.describe,
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},

@@ -46,6 +46,13 @@ class FakeEngine:
         return Stats(**dict.fromkeys(Stats.__dataclass_fields__, 0))
 
 
+class Tokenizer:
+    all_special_ids = (2,)
+
+    def decode(self, ids, **options):
+        return "".join(map(chr, ids))
+
+
 class Renderer:
     stops = ("\nUser:",)
 
@@ -63,7 +70,13 @@ def engine():
 
 @pytest.fixture
 def work(engine):
-    model = SimpleNamespace(renderer=Renderer(), defaults=Sampling(temperature=0.7, top_k=50), eos=frozenset({2}))
+    model = SimpleNamespace(
+        renderer=Renderer(),
+        defaults=Sampling(temperature=0.7, top_k=50),
+        eos=frozenset({2}),
+        vocabulary=1000,
+        tokenizer=Tokenizer(),
+    )
     return TextWork(model, engine)
 
 
