@@ -1,9 +1,11 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
 from illm.backends.local.best_of import Contest
 from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.logprobs import Echo, TokenTeller
@@ -33,6 +35,8 @@ class PreparedText:
     logprobs: int | None
     echoes: tuple[Echo, ...] = ()
     chat: bool = False
+    answers: AnswerPlan | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class Conversation:
     contest: Contest | None
     unechoed: set[int]
     completion_tokens: int = 0
+    readers: dict[int, AnswerReader] = field(default_factory=dict)
+    """By sequence, where an answer is more than text."""
 
     def prompt_of(self, index: int) -> int:
         """Return which prompt the sequence with this index continues."""
@@ -59,11 +65,13 @@ class TextWork:
     Args:
         model: the loaded model.
         engine: made over it, in the same thread.
+        style: how its answers look; without one they are text.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine") -> None:
+    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
         self._model = model
         self._engine = engine
+        self._style = style
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
@@ -74,8 +82,10 @@ class TextWork:
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
         refuse_impossible(request, sampling, self._model.vocabulary)
         renderer = self._model.renderer
+        answers: AnswerPlan | None = None
         if isinstance(request, Chat):
-            prompts, field_name = [renderer.chat(request.messages)], "messages"
+            prompt, answers = self._chat(request)
+            prompts, field_name = [prompt], "messages"
             # `ignore_eos` is for measuring: nothing but the length may end the answer then.
             stops = sampling.stop if sampling.ignore_eos else (*sampling.stop, *renderer.stops)
         else:
@@ -93,6 +103,8 @@ class TextWork:
             logprobs,
             self._echoes(request, prompts),
             isinstance(request, Chat),
+            answers,
+            renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
         )
 
     def add(self, key: int, prepared: PreparedText) -> None:
@@ -130,8 +142,11 @@ class TextWork:
                         eos=prepared.eos,
                         logprobs=prepared.logprobs,
                         prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
+                        decode=prepared.decode,
                     )
                 )
+                if prepared.answers is not None:
+                    conversation.readers[sequence] = prepared.answers.reader(choice)
         except BaseException as error:
             self._drop(conversation)
             if isinstance(error, RequestTooLarge):
@@ -157,7 +172,10 @@ class TextWork:
 
     def describe(self) -> dict[str, Any]:
         """See `Work.describe`."""
-        return {"engine": asdict(self._engine.stats), "context": self._engine.context}
+        engine = self._engine
+        why = {} if engine.loop_reason is None else {"loop_reason": engine.loop_reason}
+        how = {"loop": engine.loop, **why, "quantized": engine.quantized}
+        return {"engine": asdict(engine.stats), "context": engine.context, **how}
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]
@@ -167,19 +185,23 @@ class TextWork:
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         prepared, score = conversation.prepared, output.score
-        events: list[Event] = []
+        logprobs = () if score is None else (self._tell.chosen(score, appears=not prepared.chat),)
+        finish, text = output.finish, Delta(index, output.text, output.tokens, logprobs)
+        reader = conversation.readers.get(output.id)
+        if reader is None:
+            events: list[Event] = [text] if output.text or logprobs else []
+        else:
+            events, finish = self._read(reader, output, text)
         if prepared.echoes and index in conversation.unechoed:
             conversation.unechoed.discard(index)
             prompt = conversation.prompt_of(index)
-            events.append(self._tell.echoed(index, prepared.echoes[prompt], prepared.prompts[prompt], output.prompt))
-        logprobs = () if score is None else (self._tell.chosen(score, appears=not prepared.chat),)
-        if output.text or logprobs:
-            events.append(Delta(index, output.text, output.tokens, logprobs))
-        if output.finish is not None:
-            events.append(Finish(index, output.finish, output.stop))
+            echo = self._tell.echoed(index, prepared.echoes[prompt], prepared.prompts[prompt], output.prompt)
+            events.insert(0, echo)
+        if finish is not None:
+            events.append(Finish(index, finish, output.stop))
         if conversation.contest is not None:
             events = conversation.contest.feed(index, None if score is None else score.logprob, events)
-        if output.finish is not None:
+        if finish is not None:
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
@@ -190,6 +212,36 @@ class TextWork:
     @cached_property
     def _tell(self) -> TokenTeller:
         return TokenTeller(self._model)
+
+    def _chat(self, request: Chat) -> tuple[list[int], AnswerPlan | None]:
+        renderer = self._model.renderer
+        if self._style is None:
+            return renderer.chat(request.messages), None
+        prompt = renderer.chat(request.messages, self._style.ask(request))
+        plan = self._style.plan(request, renderer.tail(prompt))
+        if plan is not None and plan.grammar is not None:
+            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
+            )
+        return prompt, plan
+
+    def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
+        """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""
+        events, finish = reader.feed(said.text), output.finish
+        if finish is None and reader.enough:
+            self._engine.abort(output.id)  # the one call that was asked for is complete
+            finish = "stop"
+        if finish is not None:
+            events += reader.close()
+            finish = reader.reason(finish)
+        if said.logprobs or any(type(event) is Delta for event in events):
+            # Counts and log-probabilities go with text, be it empty: nothing else carries them.
+            at = next((at for at, event in enumerate(events) if type(event) is Delta), None)
+            shown = events.pop(at) if at is not None else None
+            text = shown.text if type(shown) is Delta else ""
+            events.insert(at or 0, Delta(said.index, text, said.tokens, said.logprobs))
+        return events, finish
 
     def _echoes(self, request: Chat | Completion, prompts: list[list[int]]) -> tuple[Echo, ...]:
         if isinstance(request, Chat) or not request.echo:

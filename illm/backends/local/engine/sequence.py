@@ -37,6 +37,7 @@ class SequenceRequest:
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
         logprobs: how many alternatives to score beside each token; None to score nothing.
         prompt_scores: score the prompt's tokens as well, so compute each of them; needs `logprobs`.
+        decode: token ids to text, where not as the engine does for all.
 
     Raises:
         ValueError: a value is out of range.
@@ -60,6 +61,7 @@ class SequenceRequest:
     eos: frozenset[int] = frozenset()
     logprobs: int | None = None
     prompt_scores: bool = False
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -139,6 +141,7 @@ class LiveSequence:
     """
 
     __slots__ = (
+        "__weakref__",
         "_cutter",
         "_detokenizer",
         "_rng",
@@ -163,7 +166,7 @@ class LiveSequence:
         self._scores_prompt = request.prompt_scores
         self.prompt_scores: list[Score] = []
         self.adjustments: Any = None  # the sampler's own, made when it first needs any
-        self._detokenizer = Detokenizer(decode, request.prompt)
+        self._detokenizer = Detokenizer(request.decode or decode, request.prompt)
         self._cutter = StopCutter(request.stop)
 
     @property
