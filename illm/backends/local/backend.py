@@ -14,8 +14,10 @@ from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
+from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
 from illm.backends.local.grammar import GrammarCompiler
+from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
@@ -29,9 +31,11 @@ from illm.errors import GatewayError, Kind
 if TYPE_CHECKING:  # torch comes with the first model
     from illm.backends.local.load import TextModel
 
+_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+
 CAPABILITIES = {
-    "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
-    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
+    "text": _TEXT,
+    "vision": _TEXT | {Capability.IMAGES},
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
@@ -45,7 +49,7 @@ _AHEAD = 8
 
 _EMBEDDING_CALLS = 16
 
-_HONOURED = frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"})
+_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
 _HONOURED |= {"ebnf", "grammar", "regex", "response_format", "structured_outputs"}
 
 SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
@@ -140,6 +144,8 @@ class Local:
             mailbox=self._config.max_queue,
             supported=SUPPORTED[source.kind],
             details=slot.describe,
+            unloads=True,
+            memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )

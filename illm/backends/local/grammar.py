@@ -12,7 +12,7 @@ from typing import Any
 
 from illm.backends.local.closing import Closer
 from illm.backends.local.schema_errors import limits, llguidance, plain_reason, where
-from illm.backends.local.token_bytes import UnknownSpelling, token_bytes
+from illm.backends.local.token_bytes import TokenBytes
 from illm.errors import GatewayError, Kind
 
 MAX_SOURCE = 1 << 18
@@ -186,11 +186,10 @@ class GrammarCompiler:
 
     def _make(self) -> tuple[Any, Closer]:
         library = llguidance()
-        try:
-            tokens = token_bytes(self._hf)
-        except UnknownSpelling as error:
-            message = f"This model's tokenizer cannot follow a grammar: {error}"
-            raise GatewayError(Kind.CAPABILITY, message, param="model") from error
+        tokens = TokenBytes(self._hf).table()
+        if tokens is None:
+            message = "This model's tokenizer spells its tokens in a way that is not known: it cannot follow a grammar."
+            raise GatewayError(Kind.CAPABILITY, message, param="model")
         tokens += [b""] * (self._vocabulary - len(tokens))
         eos = sorted(self._eos)
         if not eos:  # one that no logit belongs to

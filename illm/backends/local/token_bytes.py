@@ -1,86 +1,95 @@
-"""Which bytes each token stands for: what a grammar engine has to know of a tokenizer.
+"""The bytes that a token stands for, also where they are only a part of a character.
 
-Made from the vocabulary alone, so that the grammar engine needs no second copy of the tokenizer: for a vocabulary of
-262,144 tokens that copy would cost seconds and hundreds of megabytes.
+Decoding a token by itself loses them: half a character comes out as U+FFFD.  A tokenizer's vocabulary spells its
+tokens out, in one of two ways: byte-level ones (GPT-2's) with a printable character for each byte, the others
+(SentencePiece's) with U+2581 for a space and `<0x0A>` for a byte that stands alone.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_WORD_START = "\u2581"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SPACE = "\u2581"
 
 
-class UnknownSpelling(ValueError):  # noqa: N818  # names the thing refused
-    """The tokenizer's way of spelling bytes is none of those known here."""
-
-
-def token_bytes(tokenizer: Any) -> list[bytes]:
-    """Return the bytes of each token by its id; control tokens and holes in the vocabulary are empty.
+class TokenBytes:
+    """One tokenizer's tokens, as bytes.
 
     Args:
-        tokenizer: a fast Transformers tokenizer: byte-level, or SentencePiece's spelling with or without byte fallback.
-
-    Raises:
-        UnknownSpelling: it is neither.
+        tokenizer: a Transformers tokenizer; it is not changed.
     """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, bytes] = {}
+        self._spelled = _SPELLINGS.get(_decoder(tokenizer))
+
+    def __call__(self, token: int) -> bytes:
+        """Return the bytes of one token; none for an id that is no token."""
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._look_up(token)
+        return known
+
+    def table(self) -> list[bytes] | None:
+        """Return the bytes of every token by its id; none for control tokens and ids that are no token.
+
+        None where it is not known how the tokenizer spells: then nothing says where a character is cut in two.
+        """
+        if self._spelled is None:
+            return None
+        added = self._tokenizer.added_tokens_decoder
+        vocabulary = self._tokenizer.get_vocab()
+        table = [b""] * (max((*vocabulary.values(), *added), default=-1) + 1)
+        for spelled, token in vocabulary.items():
+            table[token] = self._spelled(spelled)
+        for token, known in added.items():
+            table[token] = b"" if known.special else known.content.encode()
+        return table
+
+    def text(self, token: int) -> str:
+        """Return the same as text, spaces included; what is no whole character comes out as U+FFFD."""
+        return self(token).decode(errors="replace")
+
+    def _look_up(self, token: int) -> bytes:
+        if self._spelled is None:
+            text: str = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            return text.encode(errors="replace")
+        spelled = self._tokenizer.convert_ids_to_tokens(token)
+        return b"" if spelled is None else self._spelled(spelled)
+
+
+def _decoder(tokenizer: Any) -> str:
+    """Return which of the known decoders the tokenizer ends with, or an empty string."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = None if backend is None else backend.decoder
-    if decoder is None:
-        raise UnknownSpelling("it has no decoder")
-    steps = list(_steps(json.loads(decoder.__getstate__())))
-    kinds = {step["type"] for step in steps}
-    spaced = "Metaspace" in kinds or any(
-        step["type"] == "Replace" and step["pattern"].get("String") == _WORD_START for step in steps
-    )
-    if "ByteLevel" in kinds:
-        spell = _byte_level
-    elif spaced:
-        spell = _with_fallback if "ByteFallback" in kinds else _spaced
-    else:
-        raise UnknownSpelling(f"its decoder is {', '.join(sorted(kinds))}")
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.added_tokens_decoder
-    table = [b""] * (max((*vocabulary.values(), *added), default=-1) + 1)
-    for text, token in vocabulary.items():
-        table[token] = spell(text)
-    for token, known in added.items():
-        table[token] = b"" if known.special else known.content.encode()
-    return table
+    if backend is None:
+        return ""
+    # Its own state, as a whole tokenizer can be tens of megabytes of JSON.
+    decoder = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+    kinds = {decoder.get("type"), *(part.get("type") for part in decoder.get("decoders") or ())}
+    return next((kind for kind in _SPELLINGS if kind in kinds), "")
 
 
-def _steps(decoder: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if decoder["type"] == "Sequence":
-        for step in decoder["decoders"]:
-            yield from _steps(step)
-    else:
-        yield decoder
+def _printable_bytes() -> dict[str, int]:
+    """Return GPT-2's alphabet: printable bytes stand for themselves, the others for what comes after Latin-1."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
 
 
-def _alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for the characters from 256 on."""
-    printable: Iterable[int] = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-    table = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in table.values()]
-    return table | {chr(256 + at): byte for at, byte in enumerate(others)}
+_ALPHABET = _printable_bytes()
 
 
-_ALPHABET = _alphabet()
+def _byte_level(spelled: str) -> bytes:
+    if all(character in _ALPHABET for character in spelled):
+        return bytes(_ALPHABET[character] for character in spelled)
+    return spelled.encode()  # added later, and so spelled as it is
 
 
-def _byte_level(text: str) -> bytes:
-    try:
-        return bytes(_ALPHABET[char] for char in text)
-    except KeyError:  # a token that was added without being spelt
-        return text.encode()
+def _sentence_piece(spelled: str) -> bytes:
+    alone = _BYTE.fullmatch(spelled)
+    return bytes.fromhex(alone[1]) if alone else spelled.replace(_SPACE, " ").encode()
 
 
-def _spaced(text: str) -> bytes:
-    return text.replace(_WORD_START, " ").encode()
-
-
-def _with_fallback(text: str) -> bytes:
-    byte = _BYTE.fullmatch(text)
-    return _spaced(text) if byte is None else bytes([int(byte[1], 16)])
+_SPELLINGS = {"ByteLevel": _byte_level, "ByteFallback": _sentence_piece, "Metaspace": _sentence_piece}

@@ -49,26 +49,24 @@ class Constrained(Protocol):
         """Its constraint, if any."""
 
 
-def constrain(logits: torch.Tensor, sequences: Sequence[Constrained]) -> torch.Tensor:
-    """Put out of reach what the constraints of the sequences do not allow.
+def allowed(sequences: Sequence[Constrained], vocabulary: int, device: torch.device) -> list[torch.Tensor | None]:
+    """Return which tokens each sequence may have next.
 
     Args:
-        logits: `(len(sequences), vocabulary)`, any floating type; not changed.
-        sequences: whose they are.
+        sequences: those that sample now.
+        vocabulary: how many logits a row has.
+        device: where they are.
 
     Returns:
-        the same tensor where no sequence has a constraint, else a copy; rows without one keep their values.
+        for each its mask, `(vocabulary,)` bool, or None for any token; an empty list where that holds for all.
     """
-    rows = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
-    if not rows:
-        return logits
-    vocabulary = logits.shape[1]
-    out = logits.clone()
-    for row in rows:
-        constraint = sequences[row].constraint
-        assert constraint is not None  # noqa: S101 - chosen so above
-        bits = numpy.unpackbits(numpy.frombuffer(constraint.mask(), numpy.uint8), bitorder="little")[:vocabulary]
-        barred = torch.from_numpy(bits == 0).to(logits.device)
-        out[row, : len(bits)].masked_fill_(barred, -torch.inf)
-        out[row, len(bits) :] = -torch.inf
-    return out
+    if all(sequence.constraint is None for sequence in sequences):
+        return []
+    return [None if one.constraint is None else _mask(one.constraint, vocabulary).to(device) for one in sequences]
+
+
+def _mask(constraint: Constraint, vocabulary: int) -> torch.Tensor:
+    packed = numpy.frombuffer(constraint.mask(), numpy.uint8)
+    # What the grammar engine does not know is no token: some models have more logits than tokens.
+    bits = numpy.unpackbits(packed, count=vocabulary, bitorder="little")
+    return torch.from_numpy(bits.view(numpy.bool_))

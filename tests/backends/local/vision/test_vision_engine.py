@@ -223,6 +223,14 @@ def test_bfloat16_is_read_and_checked(tmp_path, name):
     assert len(answer) == COUNT
 
 
+def test_an_int8_head_is_allowed_its_rounding(tmp_path):
+    families.write("llava", tmp_path)
+    model, engine = load(tmp_path, quantize="int8")
+    assert engine.quantized == "int8"
+    [answer] = run(engine, asked(model, CONVERSATIONS["one picture"], 0))
+    assert len(answer) == COUNT
+
+
 def test_a_model_without_a_template_gets_a_dialogue(tmp_path):
     families.write("llava", tmp_path, chat_template=False)
     model, engine = load(tmp_path)
