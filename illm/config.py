@@ -181,6 +181,9 @@ class Config:
     )
     threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    prefix_cache: str = _option(
+        "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
+    )
     max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
     max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
     first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))

@@ -61,6 +61,7 @@ VALUES = {
     "dtype": ("float32", "float32", ["int8"]),
     "threads": ("3", 3, ["-1"]),
     "kv_tokens": ("100", 100, ["-1"]),
+    "prefix_cache": ("off", "off", ["0", "full"]),
     "max_sequences": ("8", 8, ["0"]),
     "max_queue": ("8", 8, ["0"]),
     "first_token_timeout": ("0.5", 0.5, ["0", "-1", "nan"]),

@@ -24,6 +24,9 @@ CAPABILITIES = {
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
+SUPPORTED = {"text": frozenset({"priority"}), "embedding": frozenset[str]()}
+"""Request fields beyond the shared ones, see `Served`."""
+
 NAMELESS = frozenset({"tgi", "dummy"})
 """What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
 
@@ -113,6 +116,7 @@ class Local:
             framework=self.framework,
             model=source.served,
             capabilities=CAPABILITIES[source.kind],
+            supported=SUPPORTED[source.kind],
             make_actor=make_actor,
             named=named,
             mailbox=self._config.max_queue,
@@ -170,6 +174,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
         )
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error

@@ -1,6 +1,6 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest
@@ -26,6 +26,7 @@ class PreparedText:
     max_tokens: list[int]
     stops: tuple[str, ...]
     eos: frozenset[int]
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -35,8 +36,11 @@ class Conversation:
     key: int
     sequences: range
     running: int
+    choices: int
     prompt_tokens: int
     completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+    """How much of each prompt nobody had to compute, not even its first choice for the others."""
 
 
 class TextWork:
@@ -67,13 +71,14 @@ class TextWork:
             prompts, field_name, stops = [renderer.raw(prompt) for prompt in request.prompts], "prompt", sampling.stop
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
-        return PreparedText(prompts, sampling, limits, stops, eos)
+        return PreparedText(prompts, sampling, limits, stops, eos, request.priority)
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
         sampling = prepared.sampling
         count = len(prepared.prompts) * sampling.n
-        conversation = Conversation(key, range(self._next, self._next + count), count, sum(map(len, prepared.prompts)))
+        sequences = range(self._next, self._next + count)
+        conversation = Conversation(key, sequences, count, sampling.n, sum(map(len, prepared.prompts)))
         self._next += count
         try:
             for choice, sequence in enumerate(conversation.sequences):
@@ -92,6 +97,7 @@ class TextWork:
                         stop=prepared.stops,
                         eos=prepared.eos,
                         logprobs=sampling.logprobs,
+                        priority=prepared.priority,
                     )
                 )
         except BaseException as error:
@@ -129,11 +135,14 @@ class TextWork:
         events: list[Event] = [Delta(index, output.text, output.tokens, logprobs)] if output.text or logprobs else []
         if output.finish is not None:
             events.append(Finish(index, output.finish, output.stop))
+            prompt = index // conversation.choices
+            conversation.cached[prompt] = min(conversation.cached.get(prompt, output.cached), output.cached)
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
-                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
+                cached = sum(conversation.cached.values())
+                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
 
     def _logprob(self, score: Score) -> Logprob:

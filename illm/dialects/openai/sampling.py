@@ -49,6 +49,7 @@ class GenerateWire(Struct, kw_only=True):
     logit_bias: dict[TokenKey, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=MAX_INT32)] = 0
 
 
 def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False, logprobs: int | None = None) -> Sampling:

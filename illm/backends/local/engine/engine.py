@@ -35,6 +35,7 @@ class Engine:
         max_sequences: how many sequences may be in the batch.
         busy_chunk: prompt tokens a step while other sequences decode; it bounds their pauses.
         idle_chunk: prompt tokens a step while none does.
+        prefix_cache: keep what was computed, and begin sequences after what is known of their prompts.
         packed: lay bfloat16 weights out for the CPU, where it can.
         check: compare the engine's logits with the model's own first.
 
@@ -51,6 +52,7 @@ class Engine:
         max_sequences: int = 64,
         busy_chunk: int = 48,
         idle_chunk: int = 512,
+        prefix_cache: bool = True,
         packed: bool = True,
         check: bool = True,
     ) -> None:
@@ -69,9 +71,9 @@ class Engine:
         self._decode = decode
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._runner = Runner(model, kv)
-        self._kv_total = kv.tokens
+        self._kv = kv
         self.context = min(limit or kv.tokens, kv.tokens)
-        pool = BlockPool(kv.blocks)
+        pool = BlockPool(kv.blocks, cache=prefix_cache)
         if expected is not None:
             selfcheck.check(self._runner, pool, expected)
         self._scheduler = Scheduler(pool, max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk)
@@ -101,7 +103,11 @@ class Engine:
             aborted=self._aborted,
             preemptions=scheduler.preemptions,
             kv_used=scheduler.kv_used,
-            kv_total=self._kv_total,
+            kv_cached=scheduler.kv_cached,
+            kv_total=self._kv.tokens,
+            prefix_hits=scheduler.prefix_hits,
+            prefix_tokens=scheduler.prefix_tokens,
+            evicted_blocks=scheduler.evictions,
         )
 
     def add(self, request: SequenceRequest) -> None:
@@ -134,10 +140,13 @@ class Engine:
 
     def step(self) -> list[SequenceOutput]:
         """Run one forward and return what it added to each sequence that got a token; [] when idle."""
-        pieces = self._scheduler.plan()
+        pieces, copies = self._scheduler.plan()
         if not pieces:
             return []
+        for copy in copies:
+            self._kv.copy(*copy)
         sampling, logits = self._runner.run(pieces)
+        self._scheduler.settle(pieces)
         self._steps += 1
         for sequence, start, size, _ in pieces:
             fresh = min(max(start, sequence.reached), start + size)

@@ -29,6 +29,9 @@ class SequenceRequest:
         stop: strings that end the text and are not shown.
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
         logprobs: how many alternatives to score beside each token; None to score nothing.
+        priority: lower goes first, whenever it arrived.
+        reuse: begin after what is known of the prompt; False computes every token of it anew.
+        salt: what else the prompt's keys and values depend on: only sequences of one salt share any.
 
     Raises:
         ValueError: a value is out of range.
@@ -45,6 +48,9 @@ class SequenceRequest:
     stop: tuple[str, ...] = ()
     eos: frozenset[int] = frozenset()
     logprobs: int | None = None
+    priority: int = 0
+    reuse: bool = True
+    salt: bytes = b""
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -87,6 +93,7 @@ class SequenceOutput:
         finish: "stop" or "length" with the last output, None before.
         stop: the stop string that was met, with the last output.
         score: of the token, where the request wants it.
+        cached: how many of the prompt's tokens did not have to be computed; the same in every output.
     """
 
     id: int
@@ -95,6 +102,7 @@ class SequenceOutput:
     finish: str | None
     stop: str | None = None
     score: Score | None = None
+    cached: int = 0
 
 
 class LiveSequence:
@@ -103,16 +111,30 @@ class LiveSequence:
     `tokens` is prompt and answer in one list, and `computed` counts how many of them have their keys and values in
     `blocks`.  Prefill, decoding and recomputation after a preemption are therefore the same thing: tokens that are
     not computed yet.  Dropping the blocks never touches text that has already gone out.  `reached` is the most that
-    `computed` has ever been.
+    `computed` has ever been; `cached` is how much of the prompt was known when the sequence began (None before).
+    `rank` is the scheduler's.
     """
 
-    __slots__ = ("_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens")
+    __slots__ = (
+        "_cutter",
+        "_detokenizer",
+        "_rng",
+        "blocks",
+        "cached",
+        "computed",
+        "rank",
+        "reached",
+        "request",
+        "tokens",
+    )
 
     def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
         self.request = request
         self.tokens = list(request.prompt)
         self.computed = self.reached = 0
+        self.cached: int | None = None
         self.blocks: list[int] = []
+        self.rank = (request.priority, 0)
         # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
         self._rng = random.Random(request.seed)  # noqa: S311
         self._detokenizer = Detokenizer(decode, request.prompt)
@@ -150,6 +172,7 @@ class LiveSequence:
             "stop" if hit is not None else finish,
             hit,
             None if score is None else replace(score, text=text),
+            self.cached or 0,
         )
 
     def _finish(self, text: str) -> str:
