@@ -85,7 +85,8 @@ def joining(running: Running, streams: int, words: int, seed: int) -> dict[str, 
         return newcomer, heard
 
     newcomer, heard = asyncio.run(main())
-    usual, during = [], []
+    usual: list[float] = []
+    during: list[float] = []
     for one in heard:
         for before, after in zip(one.at, one.at[1:], strict=False):
             (usual if after < newcomer.began else during).append(1e3 * (after - before))

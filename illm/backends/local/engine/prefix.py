@@ -2,7 +2,7 @@
 
 A block's keys and values depend on its own tokens and on all before them, so it is found by its tokens below the block
 before it.  The tokens themselves are compared, not a digest of them: nobody is ever given another's past.  A block
-that is not full is a leaf; whoever goes on from it copies what it has in common with it, and leaves it alone.
+that is not full is a leaf; whoever goes on from it copies what they have in common, and leaves it alone.
 
 A block's number stands for the block as somebody's parent.  That is safe as long as no block is forgotten before those
 below it, which is how `BlockPool` evicts.
@@ -14,6 +14,9 @@ from typing import NamedTuple, TypeAlias
 
 Parent: TypeAlias = int | bytes
 """A block, or the salt at the root of a tree: what is salted differently is never shared."""
+
+LEAST = 8
+"""Fewer tokens of a block are computed again: the first words of a template are common to all, and no gain to copy."""
 
 _LOOK = 16  # leaves to compare, newest first: below a popular prefix there may be thousands
 
@@ -66,7 +69,7 @@ class PrefixIndex:
             if block is None or len(wanted) < self._size:
                 newest = islice(reversed(children.items()), _LOOK)
                 extra, source = max((common(wanted, known), block) for known, block in newest)
-                return Match(blocks, source, extra) if extra else Match(blocks)
+                return Match(blocks, source, extra) if extra >= LEAST else Match(blocks)
             blocks.append(block)
             parent = block
         return Match(blocks)

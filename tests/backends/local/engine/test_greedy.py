@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `local`")
 pytest.importorskip("transformers", reason="needs the extra `local`")
 
 from illm.backends.local.engine import Engine, SequenceRequest
+from illm.backends.local.engine.prefix import LEAST
 
 from .tiny import ARCHITECTURES, generate, make, prompt
 
@@ -225,4 +226,4 @@ def test_a_past_that_was_kept_serves_layers_with_windows_too(family):
         again.add(100 + number, ids)
     again.run()
     assert list(told.tokens.values()) == list(again.tokens.values()) == expected
-    assert told.engine.stats.prompt_tokens - before.prompt_tokens == len(prompts), "one token each"
+    assert told.engine.stats.prompt_tokens - before.prompt_tokens < len(prompts) * LEAST

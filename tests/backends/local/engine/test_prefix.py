@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from illm.backends.local.engine.blocks import BLOCK, BlockPool
-from illm.backends.local.engine.prefix import Match, PrefixIndex
+from illm.backends.local.engine.prefix import LEAST, Match, PrefixIndex
 from illm.backends.local.engine.scheduler import Scheduler
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
@@ -107,22 +107,32 @@ def text(length, seed=0, before=()):
 
 def test_a_second_sequence_computes_what_it_does_not_share():
     bench = Bench()
-    shared = text(100)
-    bench.add(1, text(110, 1, shared), new=1)
+    shared = text(110)
+    bench.add(1, text(120, 1, shared), new=1)
     bench.run()
     assert (bench.planner.kv_used, bench.planner.kv_cached) == (0, 4 * BLOCK)
     second = bench.add(2, text(120, 2, shared), new=1)
-    assert bench.step() == [(2, 100, 20)]
-    assert (second.cached, bench.planner.prefix_hits, bench.planner.prefix_tokens) == (100, 1, 100)
+    assert bench.step() == [(2, 110, 10)]
+    assert (second.cached, bench.planner.prefix_hits, bench.planner.prefix_tokens) == (110, 1, 110)
 
 
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+@pytest.mark.parametrize("length", [LEAST + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
 def test_the_same_again_computes_one_token(length):
     bench = Bench()
     for number in (1, 2):
         bench.add(number, text(length), new=1)
         steps = bench.run()
     assert steps == [[(2, length - 1, 1)]]
+
+
+@pytest.mark.parametrize("length", [1, LEAST, 2 * BLOCK + LEAST])
+def test_a_few_tokens_are_not_worth_a_copy(length):
+    bench = Bench()
+    for number in (1, 2):
+        bench.add(number, text(length), new=1)
+        steps = bench.run()
+    start = length // BLOCK * BLOCK
+    assert steps == [[(2, start, length - start)]]
 
 
 def test_a_longer_conversation_goes_on_after_the_last_answer():
@@ -138,20 +148,20 @@ def test_a_longer_conversation_goes_on_after_the_last_answer():
 
 def test_an_answer_does_not_count_as_prompt_that_was_cached():
     bench = Bench()
-    bench.add(1, text(40), new=2)
+    bench.add(1, text(50), new=2)
     bench.run()
-    again = bench.add(2, text(40), new=2)
+    again = bench.add(2, text(50), new=2)
     bench.run()
-    assert again.cached == 39
+    assert again.cached == 49
 
 
 def test_choices_of_one_prompt_wait_for_the_first_of_them():
     bench = Bench(idle=64)
     for number in range(4):
-        bench.add(number, text(100), new=3)
+        bench.add(number, text(110), new=3)
     assert bench.step() == [(0, 0, 64)]
-    assert bench.step() == [(0, 64, 36)]
-    assert bench.step() == [(0, 100, 1), *((number, 99, 1) for number in (1, 2, 3))]
+    assert bench.step() == [(0, 64, 46)]
+    assert bench.step() == [(0, 110, 1), *((number, 109, 1) for number in (1, 2, 3))]
     assert bench.planner.kv_used == (3 + 4) * BLOCK
 
 
@@ -192,22 +202,22 @@ def test_who_waited_goes_on_when_the_other_leaves():
 def test_without_reuse_everything_is_computed_and_others_may_use_it():
     bench = Bench()
     for number in (1, 2):
-        alone = bench.add(number, text(70), new=1, reuse=False)
-        assert [piece for step in bench.run() for piece in step] == [(number, 0, 64), (number, 64, 6)]
+        alone = bench.add(number, text(80), new=1, reuse=False)
+        assert [piece for step in bench.run() for piece in step] == [(number, 0, 64), (number, 64, 16)]
         assert alone.cached == 0
     assert bench.planner.kv_cached == 3 * BLOCK, "and is kept once"
-    assert bench.add(3, text(70), new=1)
-    assert bench.step() == [(3, 69, 1)]
+    assert bench.add(3, text(80), new=1)
+    assert bench.step() == [(3, 79, 1)]
 
 
 def test_other_salt_shares_nothing():
     bench = Bench()
     for number, salt in enumerate((b"", b"a", b"b")):
-        bench.add(number, text(70), new=1, salt=salt)
+        bench.add(number, text(80), new=1, salt=salt)
     bench.run()
     assert bench.planner.prefix_hits == 0
-    assert bench.add(9, text(70), new=1, salt=b"b").request.salt
-    assert bench.step() == [(9, 69, 1)]
+    assert bench.add(9, text(80), new=1, salt=b"b").request.salt
+    assert bench.step() == [(9, 79, 1)]
 
 
 def test_switched_off_nothing_is_kept_and_nobody_waits():
