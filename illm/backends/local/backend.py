@@ -21,14 +21,18 @@ from illm.errors import GatewayError, Kind
 
 CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
+    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
-SUPPORTED = {"text": frozenset({"priority"}), "embedding": frozenset[str]()}
+_FIELDS = frozenset({"priority"})
+SUPPORTED = {"text": _FIELDS, "vision": _FIELDS, "embedding": frozenset[str]()}
 """Request fields beyond the shared ones, see `Served`."""
 
 NAMELESS = frozenset({"tgi", "dummy"})
 """What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
+
+_GENERATING = frozenset({"text", "vision"})
 
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
@@ -107,7 +111,7 @@ class Local:
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
         load = self._loader(source, slot)
-        capacity = self._config.max_sequences + _AHEAD if source.kind == "text" else _EMBEDDING_CALLS
+        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity)
@@ -182,6 +186,44 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     return TextWork(model, engine)
 
 
+def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        import PIL  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise _missing(error) from error
+    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.load import TextModel
+    from illm.backends.local.text_work import TextWork
+    from illm.backends.local.vision.load import load_vision
+
+    def make_engine(model: TextModel) -> Engine:
+        return Engine(
+            model.model,
+            model.renderer.decode,
+            kv_tokens=config.kv_tokens or None,
+            max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
+        )
+
+    report = report_to(note)
+    try:
+        model, engine = load_vision(
+            source,
+            make_engine,
+            device=config.device,
+            dtype=None if config.dtype == "auto" else config.dtype,  # type: ignore[arg-type]
+            threads=config.threads or cores(),
+            max_pixels=config.max_image_pixels,
+            progress=report,
+        )
+    except UnsupportedModel as error:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
+    report(f"{source.served} is ready", None)
+    return TextWork(model, engine)
+
+
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         from illm.backends.local.embedder import load_embedder
@@ -197,7 +239,7 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
     return EmbeddingWork(embedder)
 
 
-_LOADERS = {"text": _load_text, "embedding": _load_embedder}
+_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder}
 
 
 def cores() -> int:

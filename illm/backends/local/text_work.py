@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest
+from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
-from illm.core.events import Delta, Done, Event, Finish, Logprob, Usage
+from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
 from illm.core.requests import Chat, Completion, Request, Sampling
 from illm.errors import GatewayError, Kind
 
@@ -129,6 +129,9 @@ class TextWork:
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]
+        if output.finish == FAILED:
+            self.abort(conversation.key)
+            return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request's images")),)
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         logprobs = () if output.score is None else (self._logprob(output.score),)

@@ -11,20 +11,22 @@ outputs on.  Nothing here knows about chats, actors or HTTP.
 
 Which file has which idea: `sequence` what is asked and how far it got, `scheduler` which tokens run next, `blocks` who
 holds which piece of KV memory, `kv` the memory itself, `attention` how packed tokens of many sequences look only at
-their own past, `runner` one forward, `sampler` logits to ids, `scores` how likely those were, `packed` faster linear
-layers, `architecture` which models this can drive, `selfcheck` whether it drives this one rightly.
+their own past, `illustrated` prompts with pictures among their tokens, `runner` one forward, `sampler` logits to ids,
+`scores` how likely those were, `packed` faster linear layers, `architecture` which models this can drive, `selfcheck`
+whether it drives this one rightly.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.engine.architecture import UnsupportedModel, supports
-from illm.backends.local.engine.sequence import RequestTooLarge, Score, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.sequence import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.engine.stats import Stats
 
 if TYPE_CHECKING:
     from illm.backends.local.engine.engine import Engine
 
 __all__ = [
+    "FAILED",
     "Engine",
     "RequestTooLarge",
     "Score",

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from illm.backends.local.engine import selfcheck
-from illm.backends.local.engine.architecture import UnsupportedModel, position_limit, supports
+from illm.backends.local.engine.architecture import UnsupportedModel, attention_of, position_limit, supports
 from illm.backends.local.engine.attention import NAME
 from illm.backends.local.engine.blocks import BlockPool
+from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.kv import KVSlab, default_tokens
 from illm.backends.local.engine.packed import pack
 from illm.backends.local.engine.runner import Runner
 from illm.backends.local.engine.sampler import sample
 from illm.backends.local.engine.scheduler import Scheduler
 from illm.backends.local.engine.scores import score
-from illm.backends.local.engine.sequence import LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.sequence import FAILED, LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.engine.stats import Stats
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Engine:
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise UnsupportedModel("its head cannot be applied to chosen positions")
         expected = selfcheck.reference(model) if check else None
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(attention_of(model.config, NAME))
         shapes = selfcheck.probe(model)
         limit = position_limit(model.config)
         if kv_tokens is None:
@@ -145,7 +146,12 @@ class Engine:
             return []
         for copy in copies:
             self._kv.copy(*copy)
-        sampling, logits = self._runner.run(pieces)
+        try:
+            sampling, logits = self._runner.run(pieces)
+        except PictureError as error:
+            _log.error("a picture cannot be used", exc_info=error)
+            self.abort(error.id)  # nothing was computed: the others are planned again
+            return [SequenceOutput(error.id, "", 0, FAILED)]
         self._scheduler.settle(pieces)
         self._steps += 1
         for sequence, start, size, _ in pieces:

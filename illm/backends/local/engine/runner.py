@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from illm.backends.local.engine.attention import PackedStep, attending
+from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
 from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence
@@ -44,8 +45,7 @@ class Runner:
         device = self._kv.device
         with torch.inference_mode(), attending(PackedStep(ordered, self._kv)):
             logits = self._model(
-                input_ids=torch.tensor([tokens], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                **model_inputs(self._model, ordered, tokens, positions),
                 use_cache=False,
                 # The head is the widest layer of all: only for rows that need it.
                 logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),

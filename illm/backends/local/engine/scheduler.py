@@ -110,7 +110,7 @@ class Scheduler:
             end = start + size
             for number in range(start // BLOCK, end // BLOCK):
                 held = sequence.tokens[number * BLOCK : (number + 1) * BLOCK]
-                self._pool.publish(sequence.blocks, number, held, sequence.request.salt)
+                self._pool.publish(sequence.blocks, number, held, sequence.salt)
             if samples and not sequence.generated:
                 self._publish_rest(sequence)
 
@@ -154,7 +154,7 @@ class Scheduler:
         while at < len(self.waiting) and len(self.running) < self._max_sequences:
             sequence = self.waiting[at]
             reuse = sequence.request.reuse and self._pool.caches
-            match = self._pool.match(sequence.tokens, sequence.request.salt) if reuse else Match([])
+            match = self._pool.match(sequence.tokens, sequence.salt) if reuse else Match([])
             if reuse and _worth_waiting(sequence, match, coming):
                 at += 1
                 continue
@@ -188,7 +188,7 @@ class Scheduler:
         number = sequence.computed // BLOCK
         held = sequence.tokens[number * BLOCK : sequence.computed]
         if held:
-            self._pool.publish(sequence.blocks, number, held, sequence.request.salt)
+            self._pool.publish(sequence.blocks, number, held, sequence.salt)
 
 
 def _rank(sequence: LiveSequence) -> tuple[int, int]:
@@ -214,7 +214,7 @@ def _coming(sequence: LiveSequence) -> _Coming:
 
 
 def _parent(sequence: LiveSequence, blocks: Sequence[int], number: int) -> Parent:
-    return blocks[number - 1] if number else sequence.request.salt
+    return blocks[number - 1] if number else sequence.salt
 
 
 def _worth_waiting(sequence: LiveSequence, match: Match, coming: Sequence[_Coming]) -> bool:

@@ -31,7 +31,7 @@ class SequenceRequest:
         logprobs: how many alternatives to score beside each token; None to score nothing.
         priority: lower goes first, whenever it arrived.
         reuse: begin after what is known of the prompt; False computes every token of it anew.
-        salt: what else the prompt's keys and values depend on: only sequences of one salt share any.
+        salt: what else its keys and values depend on: only sequences of one salt share any.
 
     Raises:
         ValueError: a value is out of range.
@@ -82,6 +82,10 @@ class Score:
     text: str = ""
 
 
+FAILED = "failed"
+"""How a sequence ends that cannot be computed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
     """What one step added to one sequence.
@@ -90,7 +94,7 @@ class SequenceOutput:
         id: the request's.
         text: may be empty while a character or a possible stop string is undecided.
         tokens: new tokens in this step, the end-of-text token included.
-        finish: "stop" or "length" with the last output, None before.
+        finish: "stop", "length" or `FAILED` with the last output, None before.
         stop: the stop string that was met, with the last output.
         score: of the token, where the request wants it.
         cached: how many of the prompt's tokens did not have to be computed; the same in every output.
@@ -112,7 +116,7 @@ class LiveSequence:
     `blocks`.  Prefill, decoding and recomputation after a preemption are therefore the same thing: tokens that are
     not computed yet.  Dropping the blocks never touches text that has already gone out.  `reached` is the most that
     `computed` has ever been; `cached` is how much of the prompt was known when the sequence began (None before).
-    `rank` is the scheduler's.
+    `salt` is the request's and, where the prompt has one of its own (pictures), that too.  `rank` is the scheduler's.
     """
 
     __slots__ = (
@@ -125,6 +129,7 @@ class LiveSequence:
         "rank",
         "reached",
         "request",
+        "salt",
         "tokens",
     )
 
@@ -135,6 +140,7 @@ class LiveSequence:
         self.cached: int | None = None
         self.blocks: list[int] = []
         self.rank = (request.priority, 0)
+        self.salt: bytes = request.salt + getattr(request.prompt, "salt", b"")
         # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
         self._rng = random.Random(request.seed)  # noqa: S311
         self._detokenizer = Detokenizer(decode, request.prompt)

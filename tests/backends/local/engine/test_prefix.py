@@ -89,7 +89,7 @@ def slot(sequence, position):
 
 def past_of(sequence):
     # Numbers that stand for all tokens so far, cheaply.
-    past, number = [], hash(sequence.request.salt)
+    past, number = [], hash(sequence.salt)
     for token in sequence.tokens:
         number = hash((number, token))
         past.append(number)
