@@ -6,28 +6,33 @@ Importing this costs no torch: that comes with the first model that is loaded, i
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
-from illm.backends.local.actor import LocalActor, Slot
+from illm.backends.local.actor import Driver, LocalActor, Slot
+from illm.backends.local.answers import AnswerStyle, detect
+from illm.backends.local.frames import Note
+from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.template import template_in
+from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
 from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
+
+if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.load import TextModel
 
 CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
     "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
-
-_FIELDS = frozenset({"priority"})
-SUPPORTED = {"text": _FIELDS, "vision": _FIELDS, "embedding": frozenset[str]()}
-"""Request fields beyond the shared ones, see `Served`."""
 
 NAMELESS = frozenset({"tgi", "dummy"})
 """What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
@@ -38,6 +43,13 @@ _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
 _EMBEDDING_CALLS = 16
+
+_HONOURED = frozenset(
+    {"chat_template_kwargs", "parallel_tool_calls", "priority", "reasoning_effort", "tool_choice", "tools"}
+)
+
+SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
+"""Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,41 +122,46 @@ class Local:
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
-        load = self._loader(source, slot)
+        load: Callable[..., Work] = partial(load_model, source, self._config)
+        drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
+        if self._config.engine == "thread":
+            load, drive = partial(load, slot.note), EngineThread
         capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
 
         def make_actor() -> Actor:
-            return LocalActor(source.served, load, slot, capacity=capacity)
+            return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
 
         return Served(
             framework=self.framework,
             model=source.served,
-            capabilities=CAPABILITIES[source.kind],
-            supported=SUPPORTED[source.kind],
+            capabilities=_capabilities(source, self._config),
             make_actor=make_actor,
             named=named,
             mailbox=self._config.max_queue,
+            supported=SUPPORTED[source.kind],
             details=slot.describe,
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )
 
-    def _loader(self, source: Source | Missing, slot: Slot) -> Callable[[], Work]:
-        config = self._config
 
-        def note(text: str) -> None:
-            slot.progress = text
+def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
+    """Load one model and return its work, wherever this is called.
 
-        def load() -> Work:
-            slot.progress = None
-            found = source
-            if isinstance(found, Missing):  # it may have come since
-                found = _find(found.name, found.kind)
-            if isinstance(found, Missing):
-                raise found.error
-            return _LOADERS[source.kind](found, config, note)
+    Args:
+        source: which; where the operator named what was not there, it is looked for again.
+        config: how.
+        note: told how far it is.
 
-        return load
+    Raises:
+        GatewayError: it cannot be had, or not loaded.
+    """
+    found = source
+    if isinstance(found, Missing):  # it may have come since
+        found = _find(found.name, found.kind)
+    if isinstance(found, Missing):
+        raise found.error
+    return _LOADERS[source.kind](found, config, note)
 
 
 def _find(name: str, kind: str) -> Source | Missing:
@@ -158,13 +175,26 @@ def _find(name: str, kind: str) -> Source | Missing:
     return source if found == "other" else replace(source, kind=found)
 
 
+def _capabilities(source: Source | Missing, config: Config) -> frozenset[Capability]:
+    known = CAPABILITIES[source.kind]
+    if source.kind == "embedding" or isinstance(source, Missing) or source.directory is None:
+        return known  # what has yet to be fetched says when it is there
+    template = template_in(source.directory)
+    calls = "tools" in template and config.tool_format != "none" and (config.tool_format != "auto" or detect(template))
+    return known | {Capability.TOOLS} if calls else known
+
+
+def _style(model: "TextModel", config: Config) -> AnswerStyle:
+    return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise _missing(error) from error
-    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.engine import UnsupportedModel, engine_for
     from illm.backends.local.load import load_text
     from illm.backends.local.text_work import TextWork
 
@@ -173,17 +203,18 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     threads = config.threads or cores()
     model = load_text(source, device=config.device, dtype=dtype, threads=threads, progress=report)  # type: ignore[arg-type]
     try:
-        engine = Engine(
+        engine = engine_for(
             model.model,
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
             prefix_cache=config.prefix_cache == "on",
+            quantize=config.quantize,
         )
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -205,6 +236,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
             prefix_cache=config.prefix_cache == "on",
+            quantize=config.quantize,
         )
 
     report = report_to(note)
@@ -221,7 +253,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:

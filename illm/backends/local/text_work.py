@@ -1,8 +1,10 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
 from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
 from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
@@ -27,6 +29,8 @@ class PreparedText:
     stops: tuple[str, ...]
     eos: frozenset[int]
     priority: int = 0
+    answers: AnswerPlan | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
 
 @dataclass(slots=True)
@@ -41,6 +45,8 @@ class Conversation:
     completion_tokens: int = 0
     cached: dict[int, int] = field(default_factory=dict)
     """How much of each prompt nobody had to compute, not even its first choice for the others."""
+    readers: dict[int, AnswerReader] = field(default_factory=dict)
+    """By sequence, where an answer is more than text."""
 
 
 class TextWork:
@@ -49,11 +55,13 @@ class TextWork:
     Args:
         model: the loaded model.
         engine: made over it, in the same thread.
+        style: how its answers look; without one they are text.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine") -> None:
+    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
         self._model = model
         self._engine = engine
+        self._style = style
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
@@ -63,15 +71,18 @@ class TextWork:
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
         renderer = self._model.renderer
+        answers: AnswerPlan | None = None
         if isinstance(request, Chat):
-            prompts, field_name = [renderer.chat(request.messages)], "messages"
+            prompt, answers = self._chat(request)
+            prompts, field_name = [prompt], "messages"
             # `ignore_eos` is for measuring: nothing but the length may end the answer then.
             stops = sampling.stop if sampling.ignore_eos else (*sampling.stop, *renderer.stops)
         else:
             prompts, field_name, stops = [renderer.raw(prompt) for prompt in request.prompts], "prompt", sampling.stop
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
-        return PreparedText(prompts, sampling, limits, stops, eos, request.priority)
+        decode = renderer.decoder(answers.keep) if answers is not None and answers.keep else None
+        return PreparedText(prompts, sampling, limits, stops, eos, request.priority, answers, decode)
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
@@ -98,8 +109,11 @@ class TextWork:
                         eos=prepared.eos,
                         logprobs=sampling.logprobs,
                         priority=prepared.priority,
+                        decode=prepared.decode,
                     )
                 )
+                if prepared.answers is not None:
+                    conversation.readers[sequence] = prepared.answers.reader(choice)
         except BaseException as error:
             self._drop(conversation)
             if isinstance(error, RequestTooLarge):
@@ -125,7 +139,10 @@ class TextWork:
 
     def describe(self) -> dict[str, Any]:
         """See `Work.describe`."""
-        return {"engine": asdict(self._engine.stats), "context": self._engine.context}
+        engine = self._engine
+        why = {} if engine.loop_reason is None else {"loop_reason": engine.loop_reason}
+        how = {"loop": engine.loop, **why, "quantized": engine.quantized}
+        return {"engine": asdict(engine.stats), "context": engine.context, **how}
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]
@@ -135,9 +152,14 @@ class TextWork:
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         logprobs = () if output.score is None else (self._logprob(output.score),)
-        events: list[Event] = [Delta(index, output.text, output.tokens, logprobs)] if output.text or logprobs else []
-        if output.finish is not None:
-            events.append(Finish(index, output.finish, output.stop))
+        finish, text = output.finish, Delta(index, output.text, output.tokens, logprobs)
+        reader = conversation.readers.get(output.id)
+        if reader is None:
+            events: list[Event] = [text] if output.text or logprobs else []
+        else:
+            events, finish = self._read(reader, output, text)
+        if finish is not None:
+            events.append(Finish(index, finish, output.stop))
             prompt = index // conversation.choices
             conversation.cached[prompt] = min(conversation.cached.get(prompt, output.cached), output.cached)
             del self._by_sequence[output.id]
@@ -147,6 +169,36 @@ class TextWork:
                 cached = sum(conversation.cached.values())
                 events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
+
+    def _chat(self, request: Chat) -> tuple[list[int], AnswerPlan | None]:
+        renderer = self._model.renderer
+        if self._style is None:
+            return renderer.chat(request.messages), None
+        prompt = renderer.chat(request.messages, self._style.ask(request))
+        plan = self._style.plan(request, renderer.tail(prompt))
+        if plan is not None and plan.grammar is not None:
+            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
+            )
+        return prompt, plan
+
+    def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
+        """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""
+        events, finish = reader.feed(said.text), output.finish
+        if finish is None and reader.enough:
+            self._engine.abort(output.id)  # the one call that was asked for is complete
+            finish = "stop"
+        if finish is not None:
+            events += reader.close()
+            finish = reader.reason(finish)
+        if said.logprobs or any(type(event) is Delta for event in events):
+            # Counts and log-probabilities go with text, be it empty: nothing else carries them.
+            at = next((at for at, event in enumerate(events) if type(event) is Delta), None)
+            shown = events.pop(at) if at is not None else None
+            text = shown.text if type(shown) is Delta else ""
+            events.insert(at or 0, Delta(said.index, text, said.tokens, said.logprobs))
+        return events, finish
 
     def _logprob(self, score: Score) -> Logprob:
         special = score.token in self._model.eos

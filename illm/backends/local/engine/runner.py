@@ -1,15 +1,25 @@
 """One forward: pieces in, logits of the rows that sample out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from illm.backends.local.engine.attention import PackedStep, attending
 from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
-from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.scheduler import Copy, Piece
 from illm.backends.local.engine.sequence import LiveSequence
+
+
+class Forward(Protocol):
+    """What the engine asks of whatever computes."""
+
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
+        """See `Runner.run`."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy keys and values, in this order."""
 
 
 class Runner:
@@ -23,6 +33,11 @@ class Runner:
     def __init__(self, model: Any, kv: KVSlab) -> None:
         self._model = model
         self._kv = kv
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See `Forward`."""
+        for copy in copies:
+            self._kv.copy(*copy)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """Compute the pieces, and mark them as computed.

@@ -131,7 +131,7 @@ class Scheduler:
         if not prompts:
             return pieces
         first = prompts[0]
-        kept = max(1, budget // 2)
+        kept = min(first.pending, max(1, budget // 2))
         for sequence in sorted(prompts, key=lambda s: (s.request.priority, s.pending, s.rank)):
             size = min(sequence.pending, budget if sequence is first else budget - kept)
             if sequence is first:

@@ -32,6 +32,7 @@ class SequenceRequest:
         priority: lower goes first, whenever it arrived.
         reuse: begin after what is known of the prompt; False computes every token of it anew.
         salt: what else its keys and values depend on: only sequences of one salt share any.
+        decode: token ids to text, where not as the engine does for all.
 
     Raises:
         ValueError: a value is out of range.
@@ -51,6 +52,7 @@ class SequenceRequest:
     priority: int = 0
     reuse: bool = True
     salt: bytes = b""
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -120,6 +122,7 @@ class LiveSequence:
     """
 
     __slots__ = (
+        "__weakref__",
         "_cutter",
         "_detokenizer",
         "_rng",
@@ -143,7 +146,7 @@ class LiveSequence:
         self.salt: bytes = request.salt + getattr(request.prompt, "salt", b"")
         # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
         self._rng = random.Random(request.seed)  # noqa: S311
-        self._detokenizer = Detokenizer(decode, request.prompt)
+        self._detokenizer = Detokenizer(request.decode or decode, request.prompt)
         self._cutter = StopCutter(request.stop)
 
     @property
