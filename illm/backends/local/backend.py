@@ -15,6 +15,7 @@ from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.frames import Note
+from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
@@ -28,9 +29,11 @@ from illm.errors import GatewayError, Kind
 if TYPE_CHECKING:  # torch comes with the first model
     from illm.backends.local.load import TextModel
 
+_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+
 CAPABILITIES = {
-    "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
-    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
+    "text": _TEXT,
+    "vision": _TEXT | {Capability.IMAGES},
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
@@ -44,9 +47,14 @@ _AHEAD = 8
 
 _EMBEDDING_CALLS = 16
 
-_HONOURED = frozenset(
-    {"chat_template_kwargs", "parallel_tool_calls", "priority", "reasoning_effort", "tool_choice", "tools"}
-)
+_HONOURED = SAMPLING | {
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
 
 SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 DType = Literal["bfloat16", "float16", "float32"]
 
 # Fields of generation_config.json that are ours as well.
-_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p", "typical_p")
 _UNKNOWN_CONTEXT = 2048
 
 _CLASSES = {"text": "AutoModelForCausalLM", "vision": "AutoModelForImageTextToText"}

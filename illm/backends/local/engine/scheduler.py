@@ -133,7 +133,7 @@ class Scheduler:
         first = prompts[0]
         kept = min(first.pending, max(1, budget // 2))
         for sequence in sorted(prompts, key=lambda s: (s.request.priority, s.pending, s.rank)):
-            size = min(sequence.pending, budget if sequence is first else budget - kept)
+            size = min(sequence.pending, sequence.largest_piece, budget if sequence is first else budget - kept)
             if sequence is first:
                 kept = 0
             if size > 0:
@@ -153,7 +153,8 @@ class Scheduler:
         at = 0
         while at < len(self.waiting) and len(self.running) < self._max_sequences:
             sequence = self.waiting[at]
-            reuse = sequence.request.reuse and self._pool.caches
+            # What is not computed has no logits to score.
+            reuse = sequence.request.reuse and not sequence.unscored and self._pool.caches
             match = self._pool.match(sequence.tokens, sequence.salt) if reuse else Match([])
             if reuse and _worth_waiting(sequence, match, coming):
                 at += 1
