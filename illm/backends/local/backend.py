@@ -31,7 +31,15 @@ from illm.errors import GatewayError, Kind
 if TYPE_CHECKING:  # torch comes with the first model
     from illm.backends.local.load import TextModel
 
-_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+_TEXT = frozenset(
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.STREAMING,
+        Capability.LOGPROBS,
+        Capability.JSON_SCHEMA,
+    }
+)
 
 CAPABILITIES = {
     "text": _TEXT,
@@ -49,8 +57,19 @@ _AHEAD = 8
 
 _EMBEDDING_CALLS = 16
 
-_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
-_HONOURED |= {"ebnf", "grammar", "regex", "response_format", "structured_outputs"}
+_HONOURED = SAMPLING | {
+    "ebnf",
+    "grammar",
+    "regex",
+    "response_format",
+    "structured_outputs",
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
 
 SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
@@ -221,6 +240,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
     except UnsupportedModel as error:
@@ -247,6 +267,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
 
