@@ -14,6 +14,7 @@ from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
+from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
 from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
@@ -141,6 +142,8 @@ class Local:
             mailbox=self._config.max_queue,
             supported=SUPPORTED[source.kind],
             details=slot.describe,
+            unloads=True,
+            memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )
