@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from illm.actors.call import Call
-from illm.backends.local.work import Batch, Work
+from illm.backends.local.work import Answered, Batch, Work
 from illm.core.events import Failed
 from illm.errors import GatewayError, Kind
 from illm.loop.tasks import Post
@@ -187,7 +187,10 @@ class EngineThread:
         except BaseException as error:  # a panic in a tokenizer's native code is no `Exception`
             self._fail(key, error, "The prompt could not be prepared")
         else:
-            self._commands.put(self._adding(key, call, prepared))
+            if isinstance(prepared, Answered):
+                self._outbox.put([(key, prepared.events)])
+            else:
+                self._commands.put(self._adding(key, call, prepared))
         finally:
             self._prompt_began = None
 

@@ -4,6 +4,7 @@
 loop nor channel, so that it can be driven by a thread, a child process or a test.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from illm.core.events import Event
@@ -13,11 +14,18 @@ Batch = list[tuple[int, tuple[Event, ...]]]
 """Events by the key of the call they answer; an id whose events end in `Done` is finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What `prepare` returns where that was all there is to do: the engine never hears of the call."""
+
+    events: tuple[Event, ...]
+
+
 class Work(Protocol):
     """One model's work."""
 
     def prepare(self, request: Request) -> Any:
-        """Tokenise and check a request.  Raises `GatewayError`."""
+        """Tokenise and check a request; `Answered` is an answer already.  Raises `GatewayError`."""
 
     def add(self, key: int, prepared: Any) -> None:
         """Take up what `prepare` returned, as call `key`.  Raises `GatewayError`."""
