@@ -134,6 +134,9 @@ class Config:
     embedding_model: str = _option(
         "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", _filled
     )
+    rerank_model: str | None = _option(
+        None, "model that answers rerank requests; without one the cosine of embeddings does", _filled
+    )
     host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
     port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
     device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
@@ -179,9 +182,30 @@ class Config:
     dtype: str = _option(
         "auto", "number format of local text models", _one_of("auto", "float32", "bfloat16", "float16")
     )
-    threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
+    engine: str = _option(
+        "thread",
+        "where a local model runs: thread (of the gateway) or process (one of its own)",
+        _one_of("thread", "process"),
+    )
+    quantize: str = _option(
+        "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
+    )
+    embedding_dtype: str = _option(
+        "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")
+    )
+    threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
     max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
+    tool_format: str = _option(
+        "auto",
+        "how local models write tool calls: auto (as their template says), hermes, llama3, mistral, pythonic or none",
+        _one_of("auto", "hermes", "llama3", "mistral", "pythonic", "none"),
+    )
+    reasoning: str = _option(
+        "auto",
+        "split what local models think from what they say: auto (as their template says), on or off",
+        _one_of("auto", "on", "off"),
+    )
     max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
     first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
     request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))

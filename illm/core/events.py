@@ -1,7 +1,8 @@
 """What a backend answers: small frozen values, sent in batches from an actor to the request that waits for them.
 
 A reply is any number of `Delta`, `Reasoning` and `ToolDelta` and one `Finish` per choice, closed by exactly one `Done`;
-or `Vectors`, `Ranking` or `Tokens`, then `Done` (text from token ids is a single `Delta`); or any number of `Raw`, then `Done` (a relayed answer is never mixed with the others);
+or `Vectors`, `Ranking` or `Tokens`, then `Done` (text from token ids is a single `Delta`);
+or any number of `Raw`, then `Done` (a relayed answer is never mixed with the others);
 or, at any point, one `Failed` after which nothing follows.  A reply that ends with neither `Done` nor `Failed`
 means that the backend died.
 """

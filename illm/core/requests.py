@@ -234,7 +234,7 @@ class Tokenize:
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     special: bool = True
-    """Whether the tokenizer adds its own tokens (`<s>`, ...) to a raw prompt; a conversation's come from its template."""
+    """Whether the tokenizer adds its own tokens (`<s>`, ...) to a raw prompt; a template brings a conversation's."""
     strings: bool = False
     model: str | None = None
     framework: str | None = None

@@ -11,13 +11,13 @@ import torch
 
 from illm.backends.local.conversion import Progress
 from illm.backends.local.encoding import Outcome, Task
+from illm.backends.local.fair_passes import plan
 from illm.backends.local.load import DType, context_length, load_encoder, prepare_embedder
 from illm.backends.local.pooling import Head
 from illm.backends.local.sentence_files import Recipe, read_recipe
 from illm.backends.local.sources import Source
 from illm.backends.local.token_answers import answer_tokens
 from illm.backends.local.tokenising import Item, Row, Tokeniser
-from illm.backends.local.fair_passes import plan
 from illm.backends.local.work import Answered
 from illm.core.events import Done, Event, Ranking, Usage, Vectors
 from illm.core.requests import Detokenize, Embed, Prompt, Request, Rerank, Tokenize
@@ -222,7 +222,7 @@ def token_events(tokeniser: Tokeniser, request: Tokenize | Detokenize) -> tuple[
 
 
 def row_limit(model: Any, tokenizer: Any, said: int | None) -> int:
-    """Return how many tokens a row may have: what the files say or the tokenizer knows, and no more than the model has."""
+    """Return how many tokens a row may have: what is said or the tokenizer knows, and no more than the model has."""
     positions = context_length(model.config, tokenizer) - _position_offset(model)
     return min(positions, said or int(tokenizer.model_max_length))
 

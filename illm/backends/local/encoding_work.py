@@ -40,9 +40,10 @@ class EncodingWork:
     def prepare(self, request: Request) -> "Task | Answered":
         """See `Work.prepare`."""
         task = self._encoder.task(request)
-        if not isinstance(task, Answered):
-            task.tokenise(self._encoder.tokeniser)
-        return task
+        if isinstance(task, Answered):
+            return task
+        task.tokenise(self._encoder.tokeniser)
+        return task if task.items else Answered(task.finish((), 0))
 
     def add(self, key: int, prepared: "Task") -> None:
         """See `Work.add`."""

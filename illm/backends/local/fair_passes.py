@@ -1,8 +1,9 @@
 """Who is next, and with whom: rows of many calls, put together into passes of a model.
 
-Fair in tokens, not in calls: each call has a clock that its rows move forward, the call whose clock is furthest behind
-leads the next pass, and a new one starts where the last leader stood.  So a single short row goes before the rest of a
-list of thousands, and the list goes on between any number of single rows.
+Fair in tokens, not in calls: each call has a clock that its rows move forward, and the call whose clock is furthest
+behind leads the next pass.  A new one starts at the common clock, which goes as fast as that of a call with its fair
+share would.  So a single short row goes before the rest of a list of thousands, and the list goes on between any number
+of single rows.
 
 Quick: a pass takes rows of like length, whosever they are, since what is padded is computed for nothing.
 """
@@ -55,8 +56,7 @@ class FairPasses:
         """Return the next pass: rows of like length, the leader's shortest among them; empty where nothing waits."""
         if not self._calls:
             return []
-        line = sorted(self._calls, key=lambda key: (self._calls[key].clock, self._calls[key].order))
-        self._now = self._calls[line[0]].clock
+        line = sorted(self._calls, key=lambda key: (self._calls[key].clock, -self._calls[key].order))
         candidates = self._candidates(line)
         first = (line[0], candidates[line[0]][0][1])
         lengths = {(key, at): length for key, rows in candidates.items() for length, at in rows}
@@ -83,6 +83,7 @@ class FairPasses:
     def _withdraw(
         self, candidates: Mapping[int, list[tuple[int, int]]], lengths: Mapping[Row, int], taken: set[Row]
     ) -> None:
+        self._now += sum(lengths[row] for row in taken) / len(self._calls)
         for key, rows in candidates.items():
             call = self._calls[key]
             call.clock += sum(length for length, at in rows if (key, at) in taken)
@@ -102,7 +103,7 @@ def plan(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch:
             padding += (lengths[index] - lengths[batch[-1]]) * len(batch)
-            if (len(batch) + 1) * lengths[index] > budget or padding > _PASS_COST + sum(lengths[at] for at in batch) // 8:
+            if padding > _PASS_COST or (len(batch) + 1) * lengths[index] > budget:
                 yield batch
                 batch, padding = [], 0
         batch.append(index)

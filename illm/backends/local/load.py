@@ -35,7 +35,7 @@ class TextModel:
 
     Args:
         served: the id clients use.
-        model: the Transformers model, in eval mode, on its device, loaded with `sdpa` attention.
+        model: the Transformers model, in eval mode, on its device, with the attention that the library picks for it.
         tokenizer: its tokenizer; go through `renderer` where there is one task for it.
         renderer: its way of writing prompts.
         context: how many tokens fit, prompt and answer together.
@@ -102,7 +102,6 @@ def load_text(
             str(directory),
             dtype=pick_dtype(directory, device, dtype),
             use_safetensors=_safetensors(directory, pickles=source.pickles),
-            attn_implementation="sdpa",
             output_loading_info=True,
             **where,
         )

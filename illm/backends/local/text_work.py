@@ -1,12 +1,15 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
 from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
-from illm.backends.local.work import Batch
+from illm.backends.local.token_answers import answer_tokens
+from illm.backends.local.work import Answered, Batch
 from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
-from illm.core.requests import Chat, Completion, Request, Sampling
+from illm.core.requests import OPEN, Chat, Completion, Detokenize, Request, Sampling, Tokenize
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
@@ -26,6 +29,8 @@ class PreparedText:
     max_tokens: list[int]
     stops: tuple[str, ...]
     eos: frozenset[int]
+    answers: AnswerPlan | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class Conversation:
     running: int
     prompt_tokens: int
     completion_tokens: int = 0
+    readers: dict[int, AnswerReader] = field(default_factory=dict)
+    """By sequence, where an answer is more than text."""
 
 
 class TextWork:
@@ -45,29 +52,36 @@ class TextWork:
     Args:
         model: the loaded model.
         engine: made over it, in the same thread.
+        style: how its answers look; without one they are text.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine") -> None:
+    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
         self._model = model
         self._engine = engine
+        self._style = style
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
 
-    def prepare(self, request: Request) -> PreparedText:
+    def prepare(self, request: Request) -> PreparedText | Answered:
         """See `Work.prepare`."""
+        if isinstance(request, Tokenize | Detokenize):
+            return Answered(self._tokens(request))
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
         renderer = self._model.renderer
+        answers: AnswerPlan | None = None
         if isinstance(request, Chat):
-            prompts, field_name = [renderer.chat(request.messages)], "messages"
+            prompt, answers = self._chat(request)
+            prompts, field_name = [prompt], "messages"
             # `ignore_eos` is for measuring: nothing but the length may end the answer then.
             stops = sampling.stop if sampling.ignore_eos else (*sampling.stop, *renderer.stops)
         else:
             prompts, field_name, stops = [renderer.raw(prompt) for prompt in request.prompts], "prompt", sampling.stop
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
-        return PreparedText(prompts, sampling, limits, stops, eos)
+        decode = renderer.decoder(answers.keep) if answers is not None and answers.keep else None
+        return PreparedText(prompts, sampling, limits, stops, eos, answers, decode)
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
@@ -92,8 +106,11 @@ class TextWork:
                         stop=prepared.stops,
                         eos=prepared.eos,
                         logprobs=sampling.logprobs,
+                        decode=prepared.decode,
                     )
                 )
+                if prepared.answers is not None:
+                    conversation.readers[sequence] = prepared.answers.reader(choice)
         except BaseException as error:
             self._drop(conversation)
             if isinstance(error, RequestTooLarge):
@@ -119,7 +136,10 @@ class TextWork:
 
     def describe(self) -> dict[str, Any]:
         """See `Work.describe`."""
-        return {"engine": asdict(self._engine.stats), "context": self._engine.context}
+        engine = self._engine
+        why = {} if engine.loop_reason is None else {"loop_reason": engine.loop_reason}
+        how = {"loop": engine.loop, **why, "quantized": engine.quantized}
+        return {"engine": asdict(engine.stats), "context": engine.context, **how}
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]
@@ -129,15 +149,61 @@ class TextWork:
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         logprobs = () if output.score is None else (self._logprob(output.score),)
-        events: list[Event] = [Delta(index, output.text, output.tokens, logprobs)] if output.text or logprobs else []
-        if output.finish is not None:
-            events.append(Finish(index, output.finish, output.stop))
+        finish, text = output.finish, Delta(index, output.text, output.tokens, logprobs)
+        reader = conversation.readers.get(output.id)
+        if reader is None:
+            events: list[Event] = [text] if output.text or logprobs else []
+        else:
+            events, finish = self._read(reader, output, text)
+        if finish is not None:
+            events.append(Finish(index, finish, output.stop))
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
                 events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
         return tuple(events)
+
+    def _tokens(self, request: Tokenize | Detokenize) -> tuple[Event, ...]:
+        model = self._model
+        return answer_tokens(
+            request,
+            tokenizer=model.tokenizer,
+            encode=model.renderer.encode,
+            write=lambda messages: self._chat(Chat(messages=messages, sampling=OPEN))[0],
+            vocabulary=model.vocabulary,
+            limit=self._engine.context,
+        )
+
+    def _chat(self, request: Chat) -> tuple[list[int], AnswerPlan | None]:
+        renderer = self._model.renderer
+        if self._style is None:
+            return renderer.chat(request.messages), None
+        prompt = renderer.chat(request.messages, self._style.ask(request))
+        plan = self._style.plan(request, renderer.tail(prompt))
+        if plan is not None and plan.grammar is not None:
+            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
+            )
+        return prompt, plan
+
+    def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
+        """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""
+        events, finish = reader.feed(said.text), output.finish
+        if finish is None and reader.enough:
+            self._engine.abort(output.id)  # the one call that was asked for is complete
+            finish = "stop"
+        if finish is not None:
+            events += reader.close()
+            finish = reader.reason(finish)
+        if said.logprobs or any(type(event) is Delta for event in events):
+            # Counts and log-probabilities go with text, be it empty: nothing else carries them.
+            at = next((at for at, event in enumerate(events) if type(event) is Delta), None)
+            shown = events.pop(at) if at is not None else None
+            text = shown.text if type(shown) is Delta else ""
+            events.insert(at or 0, Delta(said.index, text, said.tokens, said.logprobs))
+        return events, finish
 
     def _logprob(self, score: Score) -> Logprob:
         special = score.token in self._model.eos

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from illm.core.events import Delta, Done, Event, Tokens, Usage
-from illm.core.requests import Detokenize, Message, Tokenize
+from illm.core.requests import Detokenize, Message, Text, Tokenize
 from illm.errors import GatewayError, Kind
 
 Encode = Callable[[str, bool], list[int]]
@@ -42,9 +42,17 @@ def answer_tokens(
     elif write is None:
         raise GatewayError(Kind.CAPABILITY, "This model knows no conversations.", param="messages")
     else:
+        _refuse_media(request.messages)
         ids = write(request.messages)
     strings = tuple(tokenizer.convert_ids_to_tokens(ids)) if request.strings else None
     return (Tokens(tuple(ids), limit, strings), Done(Usage(len(ids))))
+
+
+def _refuse_media(messages: tuple[Message, ...]) -> None:
+    for at, message in enumerate(messages):
+        if not all(isinstance(part, Text) for part in message.content):
+            name = f"messages[{at}].content"
+            raise GatewayError(Kind.CAPABILITY, "Only text can be tokenised here.", param=name)
 
 
 def _text(request: Detokenize, tokenizer: Any, vocabulary: int) -> str:

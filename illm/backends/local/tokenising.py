@@ -72,8 +72,8 @@ class Tokeniser:
         Args:
             items: what to tokenise.
             name: see `Name`.
-            room: cut longer rows to so many tokens (of a pair, the longer text is cut); None refuses what is longer than
-                the limit.
+            room: cut longer rows to so many tokens (of a pair, the longer text is cut); None refuses what is longer
+                than the limit.
 
         Raises:
             GatewayError: `INVALID_REQUEST` for what is not text, is empty, too long or not in the vocabulary.
@@ -102,7 +102,8 @@ class Tokeniser:
                 else:
                     found = self._natively(texts, room)
         except (ValueError, TypeError) as error:  # half a surrogate pair
-            raise _invalid(f"{name(0).partition('[')[0]} is not valid text.", name(0)) from error
+            wrong = name(next((at for at, text in enumerate(texts) if not _writable(text)), 0))
+            raise _invalid(f"{wrong} is not valid text.", wrong) from error
         rows = []
         for at, (ids, types) in enumerate(found):
             row = np.array((ids, types), np.int32) if ids else self._start()
@@ -145,6 +146,14 @@ def _pair(item: Any) -> bool:
     return len(item) == 2 and isinstance(item[0], str)
 
 
+def _writable(text: str | tuple[str, ...]) -> bool:
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _native(tokenizer: Any) -> Any:
     """Return a tokenizer's native half, unless it alone would give other ids than the whole."""
     native = getattr(tokenizer, "backend_tokenizer", None)
@@ -161,4 +170,3 @@ def _native(tokenizer: Any) -> Any:
 
 def _invalid(message: str, name: str) -> GatewayError:
     return GatewayError(Kind.INVALID_REQUEST, message, param=name)
-

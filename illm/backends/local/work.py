@@ -21,7 +21,14 @@ class Answered:
     events: tuple[Event, ...]
 
 
-class Work(Protocol):
+class Describing(Protocol):
+    """Something with counters."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return counters for `/healthz`."""
+
+
+class Work(Describing, Protocol):
     """One model's work."""
 
     def prepare(self, request: Request) -> Any:
@@ -39,6 +46,3 @@ class Work(Protocol):
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return counters for `/healthz`."""

@@ -50,13 +50,13 @@ CHATML = (
 
 @pytest.fixture
 def byte_tokenizer():
-    """Return a maker of byte-level tokenizers: one id a byte, `<s>` in front of raw text."""
+    """Return a maker of byte-level tokenizers: one id a byte, special tokens first, `<s>` in front of raw text."""
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
 
-    def make(template: str | None = None):
+    def make(template: str | None = None, more: tuple[str, ...] = ()):
         alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-        vocab = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
+        vocab = {token: index for index, token in enumerate([*SPECIALS, *more, *alphabet])}
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
         backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = tokenizers.decoders.ByteLevel()
@@ -68,7 +68,7 @@ def byte_tokenizer():
             bos_token="<s>",
             eos_token="</s>",
             pad_token="<pad>",
-            additional_special_tokens=list(SPECIALS[3:]),
+            additional_special_tokens=[*SPECIALS[3:], *more],
             chat_template=template,
         )
 

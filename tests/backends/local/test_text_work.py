@@ -1,15 +1,15 @@
 """From calls to sequences and back to events, with an engine that does as the test says; no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
 
-from illm.backends.local.embedding_work import EmbeddingWork
-from illm.backends.local.engine import RequestTooLarge, SequenceOutput, SequenceRequest, Stats
+from illm.backends.local.answers import AnswerStyle
+from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest, Stats
 from illm.backends.local.text_work import TextWork
-from illm.core.events import Delta, Done, Finish, Usage, Vectors
-from illm.core.requests import Chat, Completion, Embed, Message, Sampling, Text
+from illm.core.events import Delta, Done, Finish, ToolDelta, Usage
+from illm.core.requests import Chat, Completion, Message, Sampling, Text, Tool
 from illm.errors import GatewayError, Kind
 
 CONTEXT = 20
@@ -18,6 +18,9 @@ CONTEXT = 20
 @dataclass
 class FakeEngine:
     context: int = CONTEXT
+    loop: str = "packed"
+    loop_reason: str | None = None
+    quantized: str = "none"
     added: dict[int, SequenceRequest] = field(default_factory=dict)
     aborted: list[int] = field(default_factory=list)
     outputs: list[SequenceOutput] = field(default_factory=list)
@@ -194,40 +197,40 @@ def test_a_choice_that_is_refused_takes_the_others_with_it(engine, work, refusal
     assert (work._by_call, work._by_sequence) == ({}, {})
 
 
+def test_log_probabilities_go_with_text_be_it_empty(engine):
+    """A call has none to carry them, and each token's must reach the client."""
+    template = "{{ tools }}<tool_call>"
+    renderer = Renderer()
+    renderer.chat = lambda messages, asked: [1, *map(ord, messages[-1].text)]
+    renderer.tail, renderer.token = lambda prompt: "", chr
+    model = SimpleNamespace(renderer=renderer, defaults=Sampling(), eos=frozenset({2}))
+    work = TextWork(model, engine, AnswerStyle(template, frozenset({"tools"}), {}))
+    add(work, 1, replace(chat(logprobs=0), tools=(Tool("f"),)))
+    for text in ("a<", 'tool_call>{"name": "f", ', '"arguments": {"x": ', "1}}</tool_call>"):
+        score = Score(token=97, logprob=-1.0, text=text)
+        engine.outputs.append(SequenceOutput(id=0, text=text, tokens=1, finish=None, score=score))
+    said(engine, 0, "", "stop")
+    events = [event for _, events in work.step() for event in events]
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "a"
+    assert sum(len(event.logprobs) for event in events if isinstance(event, Delta)) == 4
+    assert "".join(event.arguments for event in events if isinstance(event, ToolDelta)) == '{"x": 1}'
+    assert events[-2:] == [Finish(0, "tool_calls"), Done(Usage(4, 5))]
+
+
+def test_one_call_that_is_complete_ends_the_sequence(engine):
+    renderer = Renderer()
+    renderer.chat, renderer.tail = lambda messages, asked: [1], lambda prompt: ""
+    model = SimpleNamespace(renderer=renderer, defaults=Sampling(), eos=frozenset({2}))
+    work = TextWork(model, engine, AnswerStyle("{{ tools }}<tool_call>", frozenset({"tools"}), {}))
+    add(work, 1, replace(chat(), tools=(Tool("f"),), parallel_tool_calls=False))
+    said(engine, 0, '<tool_call>{"name": "f"}')
+    [(_, events)] = work.step()
+    assert events[-2:] == (Finish(0, "tool_calls"), Done(Usage(1, 1)))
+    assert (engine.aborted, work._by_call, work._by_sequence) == ([0], {}, {})
+
+
 def test_counters_for_health(work):
     described = work.describe()
     assert described["context"] == CONTEXT
     assert described["engine"]["running"] == 0
-
-
-class FakeEmbedder:
-    """Two inputs a pass, the longest first; a vector is the input's number."""
-
-    def prepare(self, inputs, dimensions):
-        return SimpleNamespace(inputs=inputs, prompt_tokens=len(inputs))
-
-    def batches(self, prepared):
-        order = list(reversed(range(len(prepared.inputs))))
-        for start in range(0, len(order), 2):
-            yield [(index, bytes([index])) for index in order[start : start + 2]]
-
-
-def test_embedding_calls_take_turns_and_keep_their_inputs_order():
-    work = EmbeddingWork(FakeEmbedder())
-    for key, count in ((1, 5), (2, 2), (3, 3)):
-        work.add(key, work.prepare(Embed(inputs=("x",) * count)))
-    work.abort(3)
-    answered = []
-    while work.busy:
-        answered.append(work.step())
-    short = (2, (Vectors((b"\0", b"\1")), Done(Usage(2))))
-    long = (1, (Vectors(tuple(bytes([index]) for index in range(5))), Done(Usage(5))))
-    assert answered == [[], [short], [], [long]]
-    assert work.step() == []
-    assert work.describe() == {"engine": {"running": 0, "passes": 4, "inputs": 7}}
-
-
-def test_embedding_nothing_is_an_empty_answer_not_a_dead_engine():
-    work = EmbeddingWork(FakeEmbedder())
-    work.add(1, work.prepare(Embed(inputs=())))
-    assert work.step() == [(1, (Vectors(()), Done(Usage(0))))]
+    assert described["loop"] == "packed"

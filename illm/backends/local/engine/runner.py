@@ -1,7 +1,7 @@
 """One forward: pieces in, logits of the rows that sample out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -10,6 +10,13 @@ from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
 from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence
+
+
+class Forward(Protocol):
+    """What the engine asks of whatever computes."""
+
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
+        """See `Runner.run`."""
 
 
 class Runner:

@@ -29,6 +29,7 @@ class SequenceRequest:
         stop: strings that end the text and are not shown.
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
         logprobs: how many alternatives to score beside each token; None to score nothing.
+        decode: token ids to text, where not as the engine does for all.
 
     Raises:
         ValueError: a value is out of range.
@@ -45,6 +46,7 @@ class SequenceRequest:
     stop: tuple[str, ...] = ()
     eos: frozenset[int] = frozenset()
     logprobs: int | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -110,7 +112,9 @@ class LiveSequence:
     `computed` has ever been.
     """
 
-    __slots__ = ("_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens")
+    __slots__ = (
+        "__weakref__", "_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens",
+    )  # fmt: skip
 
     def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
         self.request = request
@@ -119,7 +123,7 @@ class LiveSequence:
         self.blocks: list[int] = []
         # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
         self._rng = random.Random(request.seed)  # noqa: S311
-        self._detokenizer = Detokenizer(decode, request.prompt)
+        self._detokenizer = Detokenizer(request.decode or decode, request.prompt)
         self._cutter = StopCutter(request.stop)
 
     @property

@@ -108,6 +108,15 @@ async def test_who_asks_at_once_gets_what_each_gets_alone(model):
     assert [answers[at] for at in range(len(asked))] == [expected(turns) for turns in asked]
 
 
+async def test_a_model_in_a_process_of_its_own_looks_as_well(model):
+    directory, expected, _ = model
+    turns = [("user", (ONE, "what?"))]
+    async with gateway.serving(model=str(directory), threads=1, engine="process") as client:
+        body = {"messages": wire(turns), "max_tokens": COUNT, "temperature": 0, "ignore_eos": True}
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.json()["choices"][0]["message"]["content"] == expected(turns)
+
+
 async def test_by_address_and_by_bare_base64(model):
     directory, expected, _ = model
     async with fake_server(probe=[response(ONE)]) as server:
