@@ -7,7 +7,7 @@ hold up neither the tokenizer nor the model; and no pass is run for a call befor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Task:
         start = len(self.rows)
         stop, size = start, 0
         while stop < len(self.items) and stop - start < PIECE_ITEMS and (stop == start or size < PIECE_CHARACTERS):
-            size += sum(map(len, item)) if isinstance(item := self.items[stop], tuple) and _texts(item) else len(item)
+            size += _size(self.items[stop])
             stop += 1
         self.rows += tokeniser.rows(self.items[start:stop], lambda at: self.name(start + at), room=self.room)
 
@@ -79,5 +79,6 @@ class Encoder(Protocol):
         """Run one pass of the model; one outcome a row."""
 
 
-def _texts(item: Any) -> bool:
-    return bool(item) and isinstance(item[0], str)
+def _size(item: Item) -> int:
+    """Characters of a text or a pair of them; token ids cost no more."""
+    return len(item) if isinstance(item, str) else sum(len(part) if isinstance(part, str) else 1 for part in item)
