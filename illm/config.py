@@ -18,6 +18,8 @@ from illm.errors import ConfigError
 from illm.http11.engine import ENGINES
 from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
 
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
 FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
 
 
@@ -42,6 +44,13 @@ def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -
         return value
 
     return parse
+
+
+def _size(text: str) -> int:
+    number = text.upper().removesuffix("B")
+    unit = _UNITS.get(number[-1:], 1)
+    amount: float = _number(float, 0, 2**60)(number[:-1] if unit > 1 else number)
+    return int(amount * unit)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -169,6 +178,10 @@ class Config:
         (), "comma-separated globs of models a request may name; the models named at start always may", _names
     )
     max_loaded_models: int = _option(2, "how many models that only requests named stay loaded", _number(int, 1, 1024))
+    keep_alive: float = _option(
+        0.0, "seconds after which a local model that nobody asks for is unloaded; 0 for never", _number(float, 0)
+    )
+    memory_budget: int = _option(0, "memory for all local models together, as 8GB or in bytes; 0 for no limit", _size)
     auto_install: bool = _option(
         False, "install missing packages of the chosen framework with pip at start", _switch, flag=True
     )

@@ -14,7 +14,9 @@ from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
+from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
+from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import (
@@ -37,7 +39,15 @@ if TYPE_CHECKING:  # torch comes with the first model
     from illm.backends.local.encoding import Encoder
     from illm.backends.local.load import TextModel
 
-_WRITING = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.TOKENS})
+_WRITING = frozenset(
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.STREAMING,
+        Capability.LOGPROBS,
+        Capability.TOKENS,
+    }
+)
 
 CAPABILITIES = {
     "text": _WRITING,
@@ -60,7 +70,7 @@ _AHEAD = 8
 _ENCODER_CALLS = 64
 """Calls whose rows an encoder may put together into passes."""
 
-_HONOURED = frozenset({"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"})
+_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
 
 _CUTTING = frozenset({"truncate", "truncate_prompt_tokens"})
 
@@ -177,6 +187,8 @@ class Local:
             mailbox=self._config.max_queue,
             supported=SUPPORTED[source.kind],
             details=slot.describe,
+            unloads=True,
+            memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
             stand_ins=self._stand_ins if source.served == "demo" else {},
         )

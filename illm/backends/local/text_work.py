@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
-from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
+from illm.backends.local.best_of import Contest
+from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.logprobs import Echo, TokenTeller
+from illm.backends.local.parameters import refuse_impossible
 from illm.backends.local.token_answers import answer_tokens
 from illm.backends.local.work import Answered, Batch
-from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
+from illm.core.events import Delta, Done, Event, Failed, Finish, Usage
 from illm.core.requests import OPEN, Chat, Completion, Detokenize, Request, Sampling, Tokenize
 from illm.errors import GatewayError, Kind
 
@@ -29,6 +33,9 @@ class PreparedText:
     max_tokens: list[int]
     stops: tuple[str, ...]
     eos: frozenset[int]
+    logprobs: int | None
+    echoes: tuple[Echo, ...] = ()
+    chat: bool = False
     answers: AnswerPlan | None = None
     decode: Callable[[Sequence[int]], str] | None = None
 
@@ -38,12 +45,19 @@ class Conversation:
     """One call's sequences, and what has come of them."""
 
     key: int
+    prepared: PreparedText
     sequences: range
     running: int
     prompt_tokens: int
+    contest: Contest | None
+    unechoed: set[int]
     completion_tokens: int = 0
     readers: dict[int, AnswerReader] = field(default_factory=dict)
     """By sequence, where an answer is more than text."""
+
+    def prompt_of(self, index: int) -> int:
+        """Return which prompt the sequence with this index continues."""
+        return index // (len(self.sequences) // len(self.prepared.prompts))
 
 
 class TextWork:
@@ -69,6 +83,7 @@ class TextWork:
             return Answered(self._tokens(request))
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
+        refuse_impossible(request, sampling, self._model.vocabulary)
         renderer = self._model.renderer
         answers: AnswerPlan | None = None
         if isinstance(request, Chat):
@@ -80,18 +95,35 @@ class TextWork:
             prompts, field_name, stops = [renderer.raw(prompt) for prompt in request.prompts], "prompt", sampling.stop
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
-        decode = renderer.decoder(answers.keep) if answers is not None and answers.keep else None
-        return PreparedText(prompts, sampling, limits, stops, eos, answers, decode)
+        # The best are known by their probabilities, whoever wants to see those.
+        logprobs = sampling.logprobs if sampling.best_of is None else sampling.logprobs or 0
+        return PreparedText(
+            prompts,
+            sampling,
+            limits,
+            stops,
+            eos | frozenset(sampling.stop_token_ids),
+            logprobs,
+            self._echoes(request, prompts),
+            isinstance(request, Chat),
+            answers,
+            renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
+        )
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
         sampling = prepared.sampling
-        count = len(prepared.prompts) * sampling.n
-        conversation = Conversation(key, range(self._next, self._next + count), count, sum(map(len, prepared.prompts)))
+        each = sampling.best_of or sampling.n
+        count = len(prepared.prompts) * each
+        contest = None if each == sampling.n else Contest(sampling.n, each, logprobs=sampling.logprobs is not None)
+        sequences = range(self._next, self._next + count)
+        conversation = Conversation(
+            key, prepared, sequences, count, sum(map(len, prepared.prompts)), contest, set(range(count))
+        )
         self._next += count
         try:
             for choice, sequence in enumerate(conversation.sequences):
-                prompt = choice // sampling.n
+                prompt = choice // each
                 self._engine.add(
                     SequenceRequest(
                         id=sequence,
@@ -100,12 +132,19 @@ class TextWork:
                         temperature=sampling.temperature or 0.0,
                         top_p=1.0 if sampling.top_p is None else sampling.top_p,
                         top_k=sampling.top_k or 0,
+                        min_p=sampling.min_p or 0.0,
+                        typical_p=sampling.typical_p or 1.0,
                         repetition_penalty=sampling.repetition_penalty or 1.0,
+                        presence_penalty=sampling.presence_penalty or 0.0,
+                        frequency_penalty=sampling.frequency_penalty or 0.0,
+                        logit_bias={int(token): bias for token, bias in (sampling.logit_bias or {}).items()},
+                        min_tokens=sampling.min_tokens,
                         # One seed for n choices must not give n equal answers.
                         seed=None if sampling.seed is None else sampling.seed + choice,
                         stop=prepared.stops,
                         eos=prepared.eos,
-                        logprobs=sampling.logprobs,
+                        logprobs=prepared.logprobs,
+                        prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
                         decode=prepared.decode,
                     )
                 )
@@ -148,15 +187,24 @@ class TextWork:
             return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request's images")),)
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
-        logprobs = () if output.score is None else (self._logprob(output.score),)
+        prepared, score = conversation.prepared, output.score
+        logprobs = () if score is None else (self._tell.chosen(score, appears=not prepared.chat),)
         finish, text = output.finish, Delta(index, output.text, output.tokens, logprobs)
         reader = conversation.readers.get(output.id)
         if reader is None:
             events: list[Event] = [text] if output.text or logprobs else []
         else:
             events, finish = self._read(reader, output, text)
+        if prepared.echoes and index in conversation.unechoed:
+            conversation.unechoed.discard(index)
+            prompt = conversation.prompt_of(index)
+            echo = self._tell.echoed(index, prepared.echoes[prompt], prepared.prompts[prompt], output.prompt)
+            events.insert(0, echo)
         if finish is not None:
             events.append(Finish(index, finish, output.stop))
+        if conversation.contest is not None:
+            events = conversation.contest.feed(index, None if score is None else score.logprob, events)
+        if finish is not None:
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
@@ -174,6 +222,10 @@ class TextWork:
             vocabulary=model.vocabulary,
             limit=self._engine.context,
         )
+
+    @cached_property
+    def _tell(self) -> TokenTeller:
+        return TokenTeller(self._model)
 
     def _chat(self, request: Chat) -> tuple[list[int], AnswerPlan | None]:
         renderer = self._model.renderer
@@ -205,15 +257,12 @@ class TextWork:
             events.insert(at or 0, Delta(said.index, text, said.tokens, said.logprobs))
         return events, finish
 
-    def _logprob(self, score: Score) -> Logprob:
-        special = score.token in self._model.eos
-        top = tuple(Logprob(self._token(token), logprob, id=token) for token, logprob in score.top)
-        # The end of the text has text of its own, which is no part of the answer.
-        text = self._token(score.token) if special else score.text
-        return Logprob(text, score.logprob, None, top, score.token, special)
-
-    def _token(self, token: int) -> str:
-        return self._model.renderer.token(token)
+    def _echoes(self, request: Chat | Completion, prompts: list[list[int]]) -> tuple[Echo, ...]:
+        if isinstance(request, Chat) or not request.echo:
+            return ()
+        pieces = request.sampling.logprobs is not None
+        pairs = zip(request.prompts, prompts, strict=True)
+        return tuple(self._tell.echo(prompt, ids, pieces=pieces) for prompt, ids in pairs)
 
     def _drop(self, conversation: Conversation) -> None:
         for sequence in conversation.sequences:
@@ -224,7 +273,7 @@ class TextWork:
 def _room(prompt: list[int], asked: int | None, context: int, field_name: str) -> int:
     """Return how many tokens may follow a prompt.  Raises `GatewayError` where they do not fit."""
     left = context - len(prompt)
-    if left < 1 or (asked is not None and asked > left):
+    if left < (1 if asked is None else asked):
         wanted = f" and {asked} tokens are to follow" if asked is not None else ""
         raise GatewayError(
             Kind.CONTEXT_LENGTH,

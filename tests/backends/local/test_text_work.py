@@ -49,14 +49,30 @@ class FakeEngine:
         return Stats(**dict.fromkeys(Stats.__dataclass_fields__, 0))
 
 
+class Tokenizer:
+    all_special_ids = (2,)
+
+    def decode(self, ids, **options):
+        return "".join(map(chr, ids))
+
+
 class Renderer:
     stops = ("\nUser:",)
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
 
     def chat(self, messages):
         return [1, *map(ord, messages[-1].text)]
 
     def raw(self, prompt):
         return [*map(ord, prompt)] if isinstance(prompt, str) else list(prompt)
+
+
+def model_of(**changes):
+    defaults = Sampling(temperature=0.7, top_k=50)
+    values = {"renderer": Renderer(), "tokenizer": Tokenizer(), "defaults": defaults, "vocabulary": 1000}
+    return SimpleNamespace(**(values | {"eos": frozenset({2})} | changes))
 
 
 @pytest.fixture
@@ -66,8 +82,7 @@ def engine():
 
 @pytest.fixture
 def work(engine):
-    model = SimpleNamespace(renderer=Renderer(), defaults=Sampling(temperature=0.7, top_k=50), eos=frozenset({2}))
-    return TextWork(model, engine)
+    return TextWork(model_of(), engine)
 
 
 def chat(text="abc", **sampling):
@@ -203,7 +218,7 @@ def test_log_probabilities_go_with_text_be_it_empty(engine):
     renderer = Renderer()
     renderer.chat = lambda messages, asked: [1, *map(ord, messages[-1].text)]
     renderer.tail, renderer.token = lambda prompt: "", chr
-    model = SimpleNamespace(renderer=renderer, defaults=Sampling(), eos=frozenset({2}))
+    model = model_of(renderer=renderer, defaults=Sampling())
     work = TextWork(model, engine, AnswerStyle(template, frozenset({"tools"}), {}))
     add(work, 1, replace(chat(logprobs=0), tools=(Tool("f"),)))
     for text in ("a<", 'tool_call>{"name": "f", ', '"arguments": {"x": ', "1}}</tool_call>"):
@@ -220,7 +235,7 @@ def test_log_probabilities_go_with_text_be_it_empty(engine):
 def test_one_call_that_is_complete_ends_the_sequence(engine):
     renderer = Renderer()
     renderer.chat, renderer.tail = lambda messages, asked: [1], lambda prompt: ""
-    model = SimpleNamespace(renderer=renderer, defaults=Sampling(), eos=frozenset({2}))
+    model = model_of(renderer=renderer, defaults=Sampling())
     work = TextWork(model, engine, AnswerStyle("{{ tools }}<tool_call>", frozenset({"tools"}), {}))
     add(work, 1, replace(chat(), tools=(Tool("f"),), parallel_tool_calls=False))
     said(engine, 0, '<tool_call>{"name": "f"}')

@@ -16,7 +16,7 @@ MAX_NAME = 4096
 """Characters that a key or a name may have, escapes and all; longer ones are nobody's."""
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ARGUMENTS = ("arguments", "parameters")
 
 

@@ -1,7 +1,8 @@
 """How a format writes calls, and the grammar that holds a model to it.
 
-The grammar is Lark as llguidance reads it.  Blanks are those that models of the format were trained on, and no others,
-so that a model cannot fill its limit with them.  Each tool's schema is a grammar of its own, and so are its `$ref`s.
+The grammar is Lark as llguidance reads it.  Blanks are those that models of the format were trained on, and hardly any
+others, so that a model cannot fill its limit with them.  Each tool's schema is a grammar of its own, with `$ref`s of
+its own.
 """
 
 import json
@@ -17,7 +18,13 @@ from illm.core.requests import Tool
 MAX_CALLS = 64
 """Calls of one answer that is made to call: else a model might never do anything else."""
 
-_BLANKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    # `oneOf` whose branches may overlap counts as `anyOf`.
+    "coerce_one_of": True,
+}
 
 _ANYTHING = r"/(.|\n)*/"
 
@@ -152,18 +159,22 @@ def after_thinking(rules: str, marks: Marks, thinks: Thinks) -> str:
 
 
 def parameters(tool: Tool) -> dict[str, Any]:
-    """Return the schema of a tool's arguments: always an object, of what the tool names and nothing else."""
+    """Return the schema of a tool's arguments: always an object, of what the tool names and nothing else.
+
+    Raises:
+        ValueError: the tool says that they are something else.
+    """
     schema = dict(tool.parameters or {"type": "object", "properties": {}})
-    if not schema.keys() & {"$ref", "anyOf", "oneOf", "allOf"}:
-        schema.setdefault("type", "object")
-        if "properties" in schema and "patternProperties" not in schema:
-            schema.setdefault("additionalProperties", False)
+    if schema.setdefault("type", "object") != "object":
+        raise ValueError(f"the parameters of {tool.name!r} are no object")
+    if "properties" in schema and not schema.keys() & {"$ref", "anyOf", "oneOf", "allOf", "patternProperties"}:
+        schema.setdefault("additionalProperties", False)
     return schema
 
 
 def json_rule(name: str, schema: Mapping[str, Any]) -> str:
     """Return a rule for JSON of a schema, with the blanks that models write."""
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _BLANKS})}"
+    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _OPTIONS})}"
 
 
 def _calls(layout: Layout, tools: Sequence[Tool], marks: Marks, without: str = "") -> list[str]:

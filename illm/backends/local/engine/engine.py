@@ -193,8 +193,8 @@ class Engine:
         tokens = sample(logits, sampling) if sampling else []
         scores = score(logits, sampling, tokens)
         for sequence, token, known in zip(sampling, tokens, scores, strict=True):
-            output = sequence.accept(token, known)
-            self._generated += 1
+            output = sequence.accept(token, known) if sequence.request.max_new_tokens else sequence.end()
+            self._generated += output.tokens
             if output.finish is not None:
                 del self._sequences[output.id]
                 self._scheduler.remove(sequence)

@@ -107,5 +107,5 @@ class Scheduler:
 
 
 def _piece(sequence: LiveSequence, budget: int) -> Piece:
-    size = min(sequence.pending, budget)
+    size = min(sequence.pending, budget, sequence.largest_piece)
     return Piece(sequence, sequence.computed, size, samples=size == sequence.pending)

@@ -19,7 +19,7 @@ from illm.errors import GatewayError, Kind
 
 TOGETHER = 4
 """How many times the pixels of the largest image all images of a request may have.  They are decoded one after another
-in the one prompt thread, where other prompts wait meanwhile; a small file may hold very many."""
+in one thread, where other requests with images wait meanwhile; a small file may hold very many."""
 
 _FALLBACK = (
     "{{ bos_token }}"
