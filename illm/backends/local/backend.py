@@ -48,7 +48,14 @@ _AHEAD = 8
 
 _EMBEDDING_CALLS = 16
 
-_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
+_HONOURED = SAMPLING | {
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
 
 SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
@@ -212,6 +219,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
     except UnsupportedModel as error:
@@ -238,6 +246,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
 

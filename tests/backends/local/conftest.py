@@ -103,3 +103,23 @@ def tiny_llama(byte_tokenizer):
         return model
 
     return write
+
+
+@pytest.fixture
+def reciting(tmp_path, byte_tokenizer):
+    """Return a function that makes a model with a template, and with a text for its answer to one request."""
+    pytest.importorskip("torch")
+    from backends.local.reciting import write_reciting
+    from illm.backends.local.prompt import PromptRenderer
+    from illm.dialects.openai import parse_chat
+
+    def make(template: str, answer: str, request: dict, more: tuple[str, ...] = ()):
+        tokenizer = byte_tokenizer(template, more)
+        renderer = PromptRenderer(tokenizer, len(tokenizer))
+        chat = parse_chat(request)
+        prompt = len(renderer.chat(chat.messages, renderer.style().ask(chat)))
+        tokens = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        write_reciting(tmp_path / "model", tokenizer, prompt, tokens)
+        return tmp_path / "model"
+
+    return make

@@ -1,102 +1,17 @@
 """Tools and reasoning the whole way: the official client, our server, the engine, and a model that knows its lines."""
 
-import json
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-
-import anyio
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytest.importorskip("transformers", reason="the extra `local` is not installed")
 openai = pytest.importorskip("openai", reason="the official client is in the extra `test`")
 
-from backends.local import gateway  # noqa: E402
+from backends.local.asking import ARGUMENTS, ASKED, GET, ONE, calls_of, serving  # noqa: E402
 from backends.local.families import HERMES, LLAMA3, MARKS, MISTRAL_NEW, PYTHONIC, THINKING  # noqa: E402
-from backends.local.reciting import write_reciting  # noqa: E402
-from illm.backends.local.prompt import PromptRenderer  # noqa: E402
-from illm.dialects.openai import parse_chat  # noqa: E402
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
-GET = {
-    "type": "function",
-    "function": {
-        "name": "get",
-        "description": "Gets.",
-        "parameters": {
-            "type": "object",
-            "properties": {"place": {"enum": ["Köln", "Ulm"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
-            "required": ["place", "days"],
-        },
-    },
-}
-ASKED = {"messages": [{"role": "user", "content": "Weather?"}], "temperature": 0, "max_tokens": 200}
-ARGUMENTS = '{"place": "Köln", "days": 2}'
 
-
-@pytest.fixture
-def reciting(tmp_path, byte_tokenizer):
-    """Return a function that makes a model with a template, and with a text for its answer to one request."""
-
-    def make(template: str, answer: str, request: dict, more: tuple[str, ...] = ()):
-        tokenizer = byte_tokenizer(template, more)
-        renderer = PromptRenderer(tokenizer, len(tokenizer))
-        chat = parse_chat(request)
-        prompt = len(renderer.chat(chat.messages, renderer.style().ask(chat)))
-        tokens = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
-        write_reciting(tmp_path / "model", tokenizer, prompt, tokens)
-        return tmp_path / "model"
-
-    return make
-
-
-@asynccontextmanager
-async def serving(directory, **options):
-    """Serve a model; yields a function that asks it through the official client, which blocks, from a thread."""
-    async with gateway.serving(model=str(directory), threads=1, **options) as http:
-        client = openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
-
-        async def whole(**request):
-            return await anyio.to_thread.run_sync(lambda: client.chat.completions.create(model=None, **request))
-
-        async def streamed(**request):
-            return fold(await anyio.to_thread.run_sync(lambda: list(client.chat.completions.create(
-                model=None, stream=True, **request
-            ))))  # fmt: skip
-
-        yield SimpleNamespace(whole=whole, streamed=streamed, http=http)
-        client.close()
-
-
-def fold(chunks):
-    """Put the chunks of choice 0 together; checks what clients rely on."""
-    text, thought, calls, reason, pieces = "", "", [], None, 0
-    for chunk in chunks:
-        for choice in chunk.choices:
-            if choice.index:
-                continue
-            delta = choice.delta
-            text += delta.content or ""
-            thought += getattr(delta, "reasoning_content", None) or ""
-            for call in delta.tool_calls or ():
-                if call.index == len(calls):
-                    assert call.id
-                    assert call.type == "function"
-                    calls.append([call.function.name, ""])
-                else:
-                    assert call.id is None
-                calls[call.index][1] += call.function.arguments
-                pieces += 1
-            reason = choice.finish_reason or reason
-    return SimpleNamespace(text=text, thought=thought, calls=calls, reason=reason, pieces=pieces)
-
-
-def calls_of(message):
-    return [[call.function.name, call.function.arguments] for call in message.tool_calls or ()]
-
-
-ONE = f'I look.\n<tool_call>\n{{"name": "get", "arguments": {ARGUMENTS}}}\n</tool_call>'
 TWO = f'{ONE}\n<tool_call>\n{{"name": "get", "arguments": {{}}}}\n</tool_call>'
 
 
@@ -124,6 +39,10 @@ async def test_calls_streamed_and_whole(reciting):
         assert name == "get"
         assert ARGUMENTS.startswith(arguments)
 
+        sure = await asks.whole(**request, logprobs=True)
+        assert calls_of(sure.choices[0].message) == [["get", ARGUMENTS], ["get", "{}"]]
+        assert len(sure.choices[0].logprobs.content) == sure.usage.completion_tokens
+
         stopped = await asks.whole(**request, stop=["days"])
         assert calls_of(stopped.choices[0].message) == [["get", ARGUMENTS.partition("days")[0]]]
 
@@ -142,7 +61,8 @@ async def test_calls_streamed_and_whole(reciting):
 )
 async def test_marks_that_are_special_tokens(reciting, template, more, answer):
     request = {**ASKED, "tools": [GET]}
-    async with serving(reciting(template, answer, request, more)) as asks:
+    # Whichever of its two names the local engine is called by.
+    async with serving(reciting(template, answer, request, more), framework="tgi", tgi_local=True) as asks:
         message = (await asks.whole(**request)).choices[0].message
         assert (message.content, calls_of(message)) == ("Hm.", [["get", ARGUMENTS]])
         parts = await asks.streamed(**request)
@@ -178,7 +98,3 @@ async def test_what_the_model_cannot_is_refused_by_name(tmp_path, tiny_llama):
         assert answer.choices[0].message.tool_calls is None
         models = (await asks.http.get("/healthz")).json()["providers"]
         assert "tools" not in next(one for one in models if one["framework"] == "transformers")["capabilities"]
-
-
-def test_the_arguments_are_json():
-    assert json.loads(ARGUMENTS) == {"place": "Köln", "days": 2}

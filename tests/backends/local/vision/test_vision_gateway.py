@@ -82,7 +82,9 @@ async def test_the_official_client_shows_pictures_over_several_turns(model):
         stream = await asking.chat.completions.create(**about, stream=True, stream_options={"include_usage": True})
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected(turns)
-    assert chunks[-1].usage == whole.usage
+    usage = chunks[-1].usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, COUNT)
+    assert usage.prompt_tokens_details.cached_tokens == whole.usage.prompt_tokens - 1, "pictures and all"
 
 
 async def test_who_asks_at_once_gets_what_each_gets_alone(model):
