@@ -208,6 +208,9 @@ class Config:
     )
     threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    prefix_cache: str = _option(
+        "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
+    )
     max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
     tool_format: str = _option(
         "auto",

@@ -152,6 +152,8 @@ class Chat:
     framework: str | None = None
     stream: bool = False
     include_usage: bool = False
+    priority: int = 0
+    """Lower goes first."""
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The decoded JSON, for backends that speak the client's dialect and relay what they know."""
     plain: bool = field(default=False, init=False, repr=False, compare=False)
@@ -178,6 +180,8 @@ class Completion:
     framework: str | None = None
     stream: bool = False
     include_usage: bool = False
+    priority: int = 0
+    """Lower goes first."""
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     needs: Capability = Capability.COMPLETIONS
 

@@ -70,7 +70,14 @@ _AHEAD = 8
 _ENCODER_CALLS = 64
 """Calls whose rows an encoder may put together into passes."""
 
-_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
+_HONOURED = SAMPLING | {
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
 
 _CUTTING = frozenset({"truncate", "truncate_prompt_tokens"})
 
@@ -260,6 +267,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
     except UnsupportedModel as error:
@@ -286,6 +294,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
 

@@ -38,6 +38,7 @@ class PreparedText:
     chat: bool = False
     answers: AnswerPlan | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +53,8 @@ class Conversation:
     contest: Contest | None
     unechoed: set[int]
     completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+    """How much of each prompt nobody had to compute, not even its first choice for the others."""
     readers: dict[int, AnswerReader] = field(default_factory=dict)
     """By sequence, where an answer is more than text."""
 
@@ -108,6 +111,7 @@ class TextWork:
             isinstance(request, Chat),
             answers,
             renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
+            request.priority,
         )
 
     def add(self, key: int, prepared: PreparedText) -> None:
@@ -145,6 +149,7 @@ class TextWork:
                         eos=prepared.eos,
                         logprobs=prepared.logprobs,
                         prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
+                        priority=prepared.priority,
                         decode=prepared.decode,
                     )
                 )
@@ -202,6 +207,8 @@ class TextWork:
             events.insert(0, echo)
         if finish is not None:
             events.append(Finish(index, finish, output.stop))
+            prompt = conversation.prompt_of(index)
+            conversation.cached[prompt] = min(conversation.cached.get(prompt, output.cached), output.cached)
         if conversation.contest is not None:
             events = conversation.contest.feed(index, None if score is None else score.logprob, events)
         if finish is not None:
@@ -209,7 +216,8 @@ class TextWork:
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
-                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
+                cached = sum(conversation.cached.values())
+                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
 
     def _tokens(self, request: Tokenize | Detokenize) -> tuple[Event, ...]:

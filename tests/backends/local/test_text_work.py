@@ -97,8 +97,8 @@ def add(work, key, request):
     work.add(key, work.prepare(request))
 
 
-def said(engine, number, text="", finish=None, tokens=1):
-    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish))
+def said(engine, number, text="", finish=None, tokens=1, **more):
+    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish, **more))
 
 
 def test_the_request_goes_over_the_model_s_defaults_and_those_over_plain_sampling(engine, work):
@@ -172,6 +172,21 @@ def test_a_held_back_token_says_nothing_and_counts_in_the_usage(engine, work):
     said(engine, 0, "")
     said(engine, 0, "é", "stop")
     assert work.step() == [(7, ()), (7, (Delta(0, "é", 1), Finish(0, "stop"), Done(Usage(4, 2))))]
+
+
+def test_a_prompt_counts_as_cached_as_far_as_nobody_computed_it(engine, work):
+    """Its second choice found what the first had computed: that was not free."""
+    add(work, 1, completion("abcd", "efgh", n=2, max_tokens=5))
+    for number, cached in ((1, 3), (0, 1), (2, 2), (3, 3)):
+        said(engine, number, "", "stop", cached=cached)
+    assert work.step()[-1] == (1, (Finish(3, "stop"), Done(Usage(8, 4, cached_tokens=1 + 2))))
+
+
+def test_priority_reaches_the_engine(engine, work):
+    add(work, 1, chat())
+    add(work, 2, replace(chat(), priority=-3))
+    add(work, 3, replace(completion("a", n=2), priority=7))
+    assert [request.priority for request in engine.added.values()] == [0, -3, 7, 7]
 
 
 def test_calls_side_by_side_do_not_mix(engine, work):
