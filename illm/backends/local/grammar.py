@@ -45,6 +45,11 @@ class Way:
         self._pause = self._waits = 0
         self.finished = self.cut = False
 
+    @property
+    def reserve(self) -> int | None:
+        """How many tokens complete the text from here, as far as it is known; perhaps not the fewest."""
+        return None if self._closing is None else len(self._closing)
+
     def mask(self) -> bytes:
         """See `Constraint.mask`."""
         bits: bytes = self._ready if self._ready is not None else self._matcher.compute_bitmask()

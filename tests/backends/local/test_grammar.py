@@ -1,0 +1,107 @@
+"""Grammars and the reserve that is kept of a limit, driven by a model that chooses any token it may have."""
+
+import json
+import os
+import random
+
+import pytest
+
+numpy = pytest.importorskip("numpy", reason="the extra `local` is not installed")
+pytest.importorskip("llguidance", reason="the extra `local` is not installed")
+
+from backends.local.schemas import conforms, make  # noqa: E402
+from illm.backends.local.constraints import compiled  # noqa: E402
+from illm.backends.local.grammar import GrammarCompiler  # noqa: E402
+from illm.core.requests import Constraint  # noqa: E402
+
+pytestmark = pytest.mark.model
+
+SCHEMAS = int(os.environ.get("ILLM_TEST_SCHEMAS", "60"))
+END = 2
+
+
+@pytest.fixture
+def tokenizer(byte_tokenizer):
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def grammars(tokenizer):
+    return GrammarCompiler(tokenizer, len(tokenizer), frozenset({END}))
+
+
+def schema_grammar(grammars, schema):
+    return compiled(grammars, Constraint("json_schema", schema, "schema"))
+
+
+def may(way) -> list[int]:
+    return numpy.flatnonzero(numpy.unpackbits(numpy.frombuffer(way.mask(), numpy.uint8), bitorder="little")).tolist()
+
+
+def walk(grammar, limit, chance, *, eos=(END,)):
+    """Choose tokens by chance until the text ends or the limit is reached."""
+    way, out = grammar.start(eos), []
+    while len(out) < limit and not way.finished:
+        token = chance.choice(may(way))
+        out.append(way.take(token, limit - len(out) - 1))
+    return way, out
+
+
+def text_of(tokenizer, tokens):
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def test_random_schemas_are_kept_within_random_limits(grammars, tokenizer):
+    for seed in range(SCHEMAS):
+        chance = random.Random(seed)
+        schema = make(chance)
+        grammar = schema_grammar(grammars, schema)
+        shortest = grammar.start({END}).reserve
+        assert shortest is not None, schema
+        limit = shortest + chance.choice((0, 1, 5, 30, 120))
+        _, tokens = walk(grammar, limit, chance)
+        text = text_of(tokenizer, tokens)
+        try:
+            assert conforms(json.loads(text), schema)
+        except Exception as error:
+            raise AssertionError(f"{seed}: {schema} within {limit} gave {text!r}") from error
+
+
+def test_what_is_compiled_is_kept_and_no_more_than_so_many(grammars):
+    first = grammars.lark('start: "a"', "p")
+    assert grammars.lark('start: "a"', "p") is first
+    for at in range(200):
+        grammars.lark(f'start: "b{at}"', "p")
+    assert grammars.lark('start: "a"', "p") is not first
+
+
+def test_two_ways_through_one_grammar_do_not_meet(grammars, tokenizer):
+    grammar = grammars.lark("start: /[ab]{2}c/", "p")
+    one, other = grammar.start({END}), grammar.start({END})
+    [a] = tokenizer.encode("a", add_special_tokens=False)
+    before = may(other)
+    one.take(a, 9)
+    one.take(a, 8)
+    assert may(other) == before != may(one)
+
+
+def test_the_end_token_is_offered_only_where_the_text_is_whole_and_it_may_be_chosen(grammars, tokenizer):
+    grammar = grammars.lark("start: /a[a-z]*/", "p")
+    [a] = tokenizer.encode("a", add_special_tokens=False)
+    for eos, offered in (({END}, True), (set(), False)):
+        way = grammar.start(eos)
+        assert END not in may(way)
+        way.take(a, 9)
+        assert (END in may(way)) is offered
+        assert not way.finished
+
+
+def test_the_model_is_left_alone_while_there_is_room(grammars, tokenizer):
+    grammar = schema_grammar(grammars, {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+    text = '{"a": "says } and ] and \\" and {"}'
+    way = grammar.start({END})
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    for at, token in enumerate(tokens):
+        assert token in may(way)
+        assert way.take(token, len(tokens) - at - 1) == token
+    assert way.finished == (not way.cut) is True
