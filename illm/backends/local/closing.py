@@ -10,12 +10,14 @@ token while it stays valid, which is nearly always and costs microseconds.
 
 import random
 from collections.abc import Sequence
+from time import thread_time
 from typing import Any
 
 _MOST = 2048  # tokens of a closing
 _ROUNDS = 3  # the first by rule, the others by chance
 _TRIES = 6000  # tokens that one round may try; each takes a microsecond or two
 _STREAK = 8
+_SECONDS = 0.02  # of this thread's own time, for all rounds: what is hard to close must not hold up a batch
 _WORDS = ("0", "null", "true", "false", '""', "[]", "{}", '"', "[", "{", "-")
 _ENDS = ("}", "]", '"', ",", ":")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -60,8 +62,10 @@ class Closer:
             return []
         if known is not None and (kept := self._kept(matcher, known)) is not None:
             return kept
+        until = thread_time() + _SECONDS
         for attempt in range(_ROUNDS):
-            found = self._build(matcher.deep_copy(), known or (), random.Random(attempt) if attempt else None)  # noqa: S311
+            chance = random.Random(attempt) if attempt else None  # noqa: S311
+            found = self._build(matcher.deep_copy(), known or (), chance, until)
             if found is not None:
                 return found
         return None
@@ -74,12 +78,14 @@ class Closer:
                 return rest
         return None
 
-    def _build(self, matcher: Any, known: Sequence[int], chance: random.Random | None) -> list[int] | None:
+    def _build(
+        self, matcher: Any, known: Sequence[int], chance: random.Random | None, until: float
+    ) -> list[int] | None:
         made: list[int] = []
         tries = _TRIES
         streak = last = 0
         lost = False
-        while tries > 0 and len(made) < _MOST and not matcher.is_error():
+        while tries > 0 and thread_time() < until and len(made) < _MOST and not matcher.is_error():
             if matcher.is_accepting():
                 return made
             if made and known and (kept := self._kept(matcher, known)) is not None:
@@ -88,7 +94,7 @@ class Closer:
             if not some:
                 # A rule that goes round in circles (`[0-9]+x` has ever one more digit) is left to chance.
                 lost = lost or streak > _STREAK
-                some, used = self._chosen(matcher, chance or (random.Random(len(made)) if lost else None))  # noqa: S311
+                some, used = self._chosen(matcher, chance or (random.Random(len(made)) if lost else None), until)  # noqa: S311
                 tries -= used
                 lost = lost and some != [self._quote]
             if not some or not matcher.consume_tokens(some):
@@ -104,7 +110,7 @@ class Closer:
             return []
         return list(self._tokenizer.greedy_tokenize(text)) if text else []
 
-    def _chosen(self, matcher: Any, chance: random.Random | None) -> tuple[list[int], int]:
+    def _chosen(self, matcher: Any, chance: random.Random | None, until: float) -> tuple[list[int], int]:
         """Return a token that may come next, and how many were tried."""
 
         def fits(token: int | None) -> bool:
@@ -117,6 +123,8 @@ class Closer:
         for used, token in enumerate(order, start=3):
             if fits(token):
                 return [token], used
+            if thread_time() > until:
+                return [], used
         return _lowest(matcher.compute_bitmask()), len(order) + 3
 
 
