@@ -19,8 +19,8 @@ from illm.backends.local import demo, gguf_files
 from illm.backends.local.conversion import Progress, converted
 from illm.errors import ConfigError, GatewayError, Kind
 
-ModelKind = Literal["text", "vision", "embedding"]
-FoundKind = Literal["text", "vision", "embedding", "other"]
+ModelKind = Literal["text", "vision", "embedding", "rerank"]
+FoundKind = Literal["text", "vision", "embedding", "rerank", "other"]
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -48,6 +48,7 @@ _ENCODERS = frozenset((
 # fmt: on
 _GENERATING = ("ForCausalLM", "LMHeadModel")
 _CONDITIONAL = "ForConditionalGeneration"  # on text, images or sound: what else the configuration has says which
+_RANKING = "ForSequenceClassification"
 _CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
 
 _LOCAL_MODULES = ("torch", "transformers")
@@ -181,9 +182,11 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
         config: its config.json.
         sentence_files: whether sentence-transformers' modules.json lies beside it; then it embeds, whatever it is.
     """
+    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    if _ranks(config, names):
+        return "rerank"
     if sentence_files:
         return "embedding"
-    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
     if any(name.endswith(_GENERATING) for name in names):
         return "text"
     if any(name.endswith(_CONDITIONAL) for name in names) and "vision_config" in config:
@@ -191,6 +194,13 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
     if config.get("model_type") not in _ENCODERS or config.get("is_decoder"):
         return "other"
     return "other" if any(name.endswith(_CLASSIFYING) for name in names) else "embedding"
+
+
+def _ranks(config: dict[str, Any], names: list[str]) -> bool:
+    """Whether it is a cross-encoder: a classifier of one label, which is then a degree of relevance."""
+    labels = config.get("id2label")
+    one = config.get("num_labels") == 1 or (isinstance(labels, dict) and len(labels) == 1)
+    return one and any(name.endswith(_RANKING) for name in names)
 
 
 def kind_in(directory: Path) -> FoundKind:
