@@ -46,8 +46,8 @@ _WRITING = frozenset(
         Capability.COMPLETIONS,
         Capability.STREAMING,
         Capability.LOGPROBS,
-        Capability.TOKENS,
         Capability.JSON_SCHEMA,
+        Capability.TOKENS,
     }
 )
 
