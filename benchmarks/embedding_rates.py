@@ -109,10 +109,9 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
             lists = [texts(number * 1000 + at + 1) for at in range(requests)]
             for name, way in ways.items():
                 # Eight clients share what one client asks for: as many inputs, in lists an eighth as long.
-                given = (
-                    [one[at::CLIENTS] for one in lists for at in range(CLIENTS)] if name == "eight_clients" else lists
-                )
-                rates[name].append(requests * INPUTS / timed(lambda way=way, given=given: way(given)))  # type: ignore[misc]
+                shared = [one[at::CLIENTS] for one in lists for at in range(CLIENTS)]
+                given = shared if name == "eight_clients" else lists
+                rates[name].append(requests * INPUTS / timed(partial(way, given)))
             short["over_http"] += [1e3 * timed(lambda: gateway.embed([SHORT])) for _ in range(SINGLES)]
             short["encode"] += [1e3 * timed(lambda: encode([SHORT], show_progress_bar=False)) for _ in range(SINGLES)]
             short["bare_model"] += [1e3 * timed(bare) for _ in range(SINGLES)]
