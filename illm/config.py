@@ -143,6 +143,9 @@ class Config:
     embedding_model: str = _option(
         "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", _filled
     )
+    rerank_model: str | None = _option(
+        None, "model that answers rerank requests; without one the cosine of embeddings does", _filled
+    )
     host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
     port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
     device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
@@ -200,8 +203,14 @@ class Config:
     quantize: str = _option(
         "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
     )
-    threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
+    embedding_dtype: str = _option(
+        "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")
+    )
+    threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    prefix_cache: str = _option(
+        "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
+    )
     max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
     tool_format: str = _option(
         "auto",

@@ -65,6 +65,7 @@ VALUES = {
     "quantize": ("int8", "int8", ["int4"]),
     "threads": ("3", 3, ["-1"]),
     "kv_tokens": ("100", 100, ["-1"]),
+    "prefix_cache": ("off", "off", ["0", "full"]),
     "max_sequences": ("8", 8, ["0"]),
     "tool_format": ("hermes", "hermes", ["xml", ""]),
     "reasoning": ("off", "off", ["maybe"]),

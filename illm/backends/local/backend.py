@@ -19,7 +19,15 @@ from illm.backends.local.frames import Note
 from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
-from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.sources import (
+    DEMO_EMBEDDER,
+    ModelKind,
+    Source,
+    is_hub_id,
+    kind_in,
+    resolve_named,
+    resolve_requested,
+)
 from illm.backends.local.template import template_in
 from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
@@ -28,14 +36,24 @@ from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.encoding import Encoder
     from illm.backends.local.load import TextModel
 
-_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+_WRITING = frozenset(
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.STREAMING,
+        Capability.LOGPROBS,
+        Capability.TOKENS,
+    }
+)
 
 CAPABILITIES = {
-    "text": _TEXT,
-    "vision": _TEXT | {Capability.IMAGES},
-    "embedding": frozenset({Capability.EMBEDDINGS}),
+    "text": _WRITING,
+    "vision": _WRITING | {Capability.IMAGES},
+    "embedding": frozenset({Capability.EMBEDDINGS, Capability.RERANK, Capability.TOKENS}),
+    "rerank": frozenset({Capability.RERANK, Capability.TOKENS}),
 }
 
 NAMELESS = frozenset({"tgi", "dummy"})
@@ -43,14 +61,27 @@ NAMELESS = frozenset({"tgi", "dummy"})
 
 _GENERATING = frozenset({"text", "vision"})
 
+_KINDS: dict[Capability, ModelKind] = {Capability.EMBEDDINGS: "embedding", Capability.RERANK: "rerank"}
+"""What a model is taken for that is asked for this, as long as its files are not here to say."""
+
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
-_EMBEDDING_CALLS = 16
+_ENCODER_CALLS = 64
+"""Calls whose rows an encoder may put together into passes."""
 
-_HONOURED = SAMPLING | {"chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools"}
+_HONOURED = SAMPLING | {
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
 
-SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str]()}
+_CUTTING = frozenset({"truncate", "truncate_prompt_tokens"})
+
+SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": _CUTTING | {"prompt_name"}, "rerank": _CUTTING}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
@@ -82,9 +113,15 @@ class Local:
         self._main_embeds = self._main is not None and self._main.kind == "embedding" and not said
         demo = config.local and config.model == "demo" and not said
         self._embedding_name = "demo" if demo else config.embedding_model
+        self._ranking = _find(config.rerank_model, "rerank") if config.rerank_model is not None else None
         named = [self._main] if self._main else []
         if not self._main_embeds and (said or demo):
             named.append(self._embedding)
+        if self._ranking is not None and self._ranking.served not in {source.served for source in named}:
+            named.append(self._ranking)
+        # A second full set of OpenMP threads slows a text model beside it, whether or not both work.
+        alone = not config.allow_models and not any(source.kind in _GENERATING for source in named)
+        self._encoding = replace(config, threads=config.threads or (cores() if alone else max(1, cores() // 2)))
         self._named = tuple(self._serve(source, named=True) for source in named)
 
     @cached_property
@@ -94,6 +131,13 @@ class Local:
             return self._main
         return _find(self._embedding_name, "embedding")
 
+    @property
+    def _reranker(self) -> Source | Missing:
+        """What answers where a request to rerank names no model: a cross-encoder, or the cosine of embeddings."""
+        if self._ranking is not None:
+            return self._ranking
+        return self._main if self._main is not None and self._main.kind == "rerank" else self._embedding
+
     def named(self) -> Sequence[Served]:
         """See `Backend.named`."""
         return self._named
@@ -102,6 +146,8 @@ class Local:
         """See `Backend.default`."""
         if need is Capability.EMBEDDINGS:
             return self._embedding.served
+        if need is Capability.RERANK:
+            return self._reranker.served
         capable = next((served.model for served in self._named if need in served.capabilities), None)
         if capable is not None or need in CAPABILITIES["text"]:
             return capable
@@ -119,16 +165,22 @@ class Local:
                 "The requested model does not exist here; /v1/models lists what is served",
                 param="model",
             )
-        source = resolve_requested(model, "embedding" if need is Capability.EMBEDDINGS else "text")
+        source = resolve_requested(model, _KINDS.get(need, "text"))
         return self._serve(source, named=False)
+
+    @property
+    def _stand_ins(self) -> dict[Capability, str]:
+        return {Capability.EMBEDDINGS: self._embedding.served, Capability.RERANK: self._reranker.served}
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
-        load: Callable[..., Work] = partial(load_model, source, self._config)
+        load: Callable[..., Work] = partial(
+            load_model, source, self._config if source.kind in _GENERATING else self._encoding
+        )
         drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
         if self._config.engine == "thread":
             load, drive = partial(load, slot.note), EngineThread
-        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
+        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _ENCODER_CALLS
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
@@ -145,7 +197,7 @@ class Local:
             unloads=True,
             memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
             # `demo` is the name of a pair: whoever asks it to embed means its embedder.
-            stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
+            stand_ins=self._stand_ins if source.served == "demo" else {},
         )
 
 
@@ -168,10 +220,13 @@ def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
     return _LOADERS[source.kind](found, config, note)
 
 
+_NAMED: dict[str, ModelKind] = {"embedding": "embedding", "rerank": "rerank"}
+
+
 def _find(name: str, kind: str) -> Source | Missing:
     """Resolve what the operator named; its own files have the last word on what it is for."""
     try:
-        source = resolve_named(name, "embedding" if kind == "embedding" else "text")
+        source = resolve_named(name, _NAMED.get(kind, "text"))
     except GatewayError as error:
         served = DEMO_EMBEDDER if (name, kind) == ("demo", "embedding") else name
         return Missing(served, kind, error, name)
@@ -181,7 +236,7 @@ def _find(name: str, kind: str) -> Source | Missing:
 
 def _capabilities(source: Source | Missing, config: Config) -> frozenset[Capability]:
     known = CAPABILITIES[source.kind]
-    if source.kind == "embedding" or isinstance(source, Missing) or source.directory is None:
+    if source.kind not in _GENERATING or isinstance(source, Missing) or source.directory is None:
         return known  # what has yet to be fetched says when it is there
     template = template_in(source.directory)
     calls = "tools" in template and config.tool_format != "none" and (config.tool_format != "auto" or detect(template))
@@ -212,6 +267,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
     except UnsupportedModel as error:
@@ -238,6 +294,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
 
@@ -263,17 +320,33 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
         from illm.backends.local.embedder import load_embedder
     except ImportError as error:
         raise _missing(error) from error
-    from illm.backends.local.embedding_work import EmbeddingWork
+    return _encoding(load_embedder, source, config, note)
+
+
+def _load_cross_encoder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        from illm.backends.local.cross_encoder import load_cross_encoder
+    except ImportError as error:
+        raise _missing(error) from error
+    return _encoding(load_cross_encoder, source, config, note)
+
+
+def _encoding(load: "Callable[..., Encoder]", source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    from illm.backends.local.encoding_work import EncodingWork
 
     report = report_to(note)
-    # Half the cores: a second full set of OpenMP threads slows a text model beside it, whether or not both work.
-    threads = config.threads or max(1, cores() // 2)
-    embedder = load_embedder(source, device=config.device, threads=threads, progress=report)
+    dtype = None if config.embedding_dtype == "auto" else config.embedding_dtype
+    encoder = load(source, device=config.device, dtype=dtype, threads=config.threads, progress=report)
     report(f"{source.served} is ready", None)
-    return EmbeddingWork(embedder)
+    return EncodingWork(encoder)
 
 
-_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder}
+_LOADERS = {
+    "text": _load_text,
+    "vision": _load_vision,
+    "embedding": _load_embedder,
+    "rerank": _load_cross_encoder,
+}
 
 
 def cores() -> int:

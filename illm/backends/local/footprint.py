@@ -34,7 +34,7 @@ def footprint(source: Source, config: Config) -> int:
     held = _held(described)
     loaded = _loaded(held, config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
-    return weights + (0 if source.kind == "embedding" else _kv(described, _BYTES[loaded], config))
+    return weights + (0 if source.kind in ("embedding", "rerank") else _kv(described, _BYTES[loaded], config))
 
 
 def _fetched(source: Source) -> Path | None:

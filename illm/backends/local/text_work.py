@@ -10,9 +10,10 @@ from illm.backends.local.best_of import Contest
 from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.logprobs import Echo, TokenTeller
 from illm.backends.local.parameters import refuse_impossible
-from illm.backends.local.work import Batch
+from illm.backends.local.token_answers import answer_tokens
+from illm.backends.local.work import Answered, Batch
 from illm.core.events import Delta, Done, Event, Failed, Finish, Usage
-from illm.core.requests import Chat, Completion, Request, Sampling
+from illm.core.requests import OPEN, Chat, Completion, Detokenize, Request, Sampling, Tokenize
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
@@ -37,6 +38,7 @@ class PreparedText:
     chat: bool = False
     answers: AnswerPlan | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class Conversation:
     contest: Contest | None
     unechoed: set[int]
     completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+    """How much of each prompt nobody had to compute, not even its first choice for the others."""
     readers: dict[int, AnswerReader] = field(default_factory=dict)
     """By sequence, where an answer is more than text."""
 
@@ -76,8 +80,10 @@ class TextWork:
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
 
-    def prepare(self, request: Request) -> PreparedText:
+    def prepare(self, request: Request) -> PreparedText | Answered:
         """See `Work.prepare`."""
+        if isinstance(request, Tokenize | Detokenize):
+            return Answered(self._tokens(request))
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
         refuse_impossible(request, sampling, self._model.vocabulary)
@@ -105,6 +111,7 @@ class TextWork:
             isinstance(request, Chat),
             answers,
             renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
+            request.priority,
         )
 
     def add(self, key: int, prepared: PreparedText) -> None:
@@ -142,6 +149,7 @@ class TextWork:
                         eos=prepared.eos,
                         logprobs=prepared.logprobs,
                         prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
+                        priority=prepared.priority,
                         decode=prepared.decode,
                     )
                 )
@@ -199,6 +207,8 @@ class TextWork:
             events.insert(0, echo)
         if finish is not None:
             events.append(Finish(index, finish, output.stop))
+            prompt = conversation.prompt_of(index)
+            conversation.cached[prompt] = min(conversation.cached.get(prompt, output.cached), output.cached)
         if conversation.contest is not None:
             events = conversation.contest.feed(index, None if score is None else score.logprob, events)
         if finish is not None:
@@ -206,8 +216,20 @@ class TextWork:
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
-                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
+                cached = sum(conversation.cached.values())
+                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
+
+    def _tokens(self, request: Tokenize | Detokenize) -> tuple[Event, ...]:
+        model = self._model
+        return answer_tokens(
+            request,
+            tokenizer=model.tokenizer,
+            encode=model.renderer.encode,
+            write=lambda messages: self._chat(Chat(messages=messages, sampling=OPEN))[0],
+            vocabulary=model.vocabulary,
+            limit=self._engine.context,
+        )
 
     @cached_property
     def _tell(self) -> TokenTeller:

@@ -53,6 +53,7 @@ class GenerateWire(Struct, kw_only=True):
     stop_token_ids: Annotated[list[Tokens], Meta(max_length=256)] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=MAX_INT32)] = 0
 
 
 def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False, logprobs: int | None = None) -> Sampling:

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from illm.backends.local.answers import AnswerStyle
-from illm.backends.local.embedding_work import EmbeddingWork
 from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest, Stats
 from illm.backends.local.text_work import TextWork
-from illm.core.events import Delta, Done, Finish, ToolDelta, Usage, Vectors
-from illm.core.requests import Chat, Completion, Embed, Message, Sampling, Text, Tool
+from illm.core.events import Delta, Done, Finish, ToolDelta, Usage
+from illm.core.requests import Chat, Completion, Message, Sampling, Text, Tool
 from illm.errors import GatewayError, Kind
 
 CONTEXT = 20
@@ -98,8 +97,8 @@ def add(work, key, request):
     work.add(key, work.prepare(request))
 
 
-def said(engine, number, text="", finish=None, tokens=1):
-    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish))
+def said(engine, number, text="", finish=None, tokens=1, **more):
+    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish, **more))
 
 
 def test_the_request_goes_over_the_model_s_defaults_and_those_over_plain_sampling(engine, work):
@@ -173,6 +172,21 @@ def test_a_held_back_token_says_nothing_and_counts_in_the_usage(engine, work):
     said(engine, 0, "")
     said(engine, 0, "é", "stop")
     assert work.step() == [(7, ()), (7, (Delta(0, "é", 1), Finish(0, "stop"), Done(Usage(4, 2))))]
+
+
+def test_a_prompt_counts_as_cached_as_far_as_nobody_computed_it(engine, work):
+    """Its second choice found what the first had computed: that was not free."""
+    add(work, 1, completion("abcd", "efgh", n=2, max_tokens=5))
+    for number, cached in ((1, 3), (0, 1), (2, 2), (3, 3)):
+        said(engine, number, "", "stop", cached=cached)
+    assert work.step()[-1] == (1, (Finish(3, "stop"), Done(Usage(8, 4, cached_tokens=1 + 2))))
+
+
+def test_priority_reaches_the_engine(engine, work):
+    add(work, 1, chat())
+    add(work, 2, replace(chat(), priority=-3))
+    add(work, 3, replace(completion("a", n=2), priority=7))
+    assert [request.priority for request in engine.added.values()] == [0, -3, 7, 7]
 
 
 def test_calls_side_by_side_do_not_mix(engine, work):
@@ -250,36 +264,3 @@ def test_counters_for_health(work):
     assert described["context"] == CONTEXT
     assert described["engine"]["running"] == 0
     assert described["loop"] == "packed"
-
-
-class FakeEmbedder:
-    """Two inputs a pass, the longest first; a vector is the input's number."""
-
-    def prepare(self, inputs, dimensions):
-        return SimpleNamespace(inputs=inputs, prompt_tokens=len(inputs))
-
-    def batches(self, prepared):
-        order = list(reversed(range(len(prepared.inputs))))
-        for start in range(0, len(order), 2):
-            yield [(index, bytes([index])) for index in order[start : start + 2]]
-
-
-def test_embedding_calls_take_turns_and_keep_their_inputs_order():
-    work = EmbeddingWork(FakeEmbedder())
-    for key, count in ((1, 5), (2, 2), (3, 3)):
-        work.add(key, work.prepare(Embed(inputs=("x",) * count)))
-    work.abort(3)
-    answered = []
-    while work.busy:
-        answered.append(work.step())
-    short = (2, (Vectors((b"\0", b"\1")), Done(Usage(2))))
-    long = (1, (Vectors(tuple(bytes([index]) for index in range(5))), Done(Usage(5))))
-    assert answered == [[], [short], [], [long]]
-    assert work.step() == []
-    assert work.describe() == {"engine": {"running": 0, "passes": 4, "inputs": 7}}
-
-
-def test_embedding_nothing_is_an_empty_answer_not_a_dead_engine():
-    work = EmbeddingWork(FakeEmbedder())
-    work.add(1, work.prepare(Embed(inputs=())))
-    assert work.step() == [(1, (Vectors(()), Done(Usage(0))))]

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.scheduler import Copy, Piece
 from illm.backends.local.engine.scores import score_prompt
 from illm.backends.local.engine.sequence import LiveSequence
 
@@ -54,6 +54,9 @@ class OwnCacheRunner:
         self._keeping = keeping
         # Weak, so that a sequence which ended or was taken out needs nobody to tell of it.
         self._pasts: WeakKeyDictionary[LiveSequence, _Past] = WeakKeyDictionary()
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See `Forward`; what only the model understands cannot be cut, so its scheduler plans no copies."""
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """Compute the pieces after which a token follows, and mark all as computed.

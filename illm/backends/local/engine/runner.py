@@ -8,7 +8,7 @@ import torch
 from illm.backends.local.engine.attention import PackedStep, attending
 from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
-from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.scheduler import Copy, Piece
 from illm.backends.local.engine.scores import score_prompt
 from illm.backends.local.engine.sequence import LiveSequence
 
@@ -18,6 +18,9 @@ class Forward(Protocol):
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """See `Runner.run`."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy keys and values, in this order."""
 
 
 class Runner:
@@ -31,6 +34,11 @@ class Runner:
     def __init__(self, model: Any, kv: KVSlab) -> None:
         self._model = model
         self._kv = kv
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See `Forward`."""
+        for copy in copies:
+            self._kv.copy(*copy)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """Compute the pieces, and mark them as computed.

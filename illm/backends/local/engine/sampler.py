@@ -3,7 +3,8 @@
 Sorting a large vocabulary for every token costs as much as the model.  So a row is cut into pieces whose maxima are
 found first (one fast pass), and only the pieces that can hold a winner are looked into.  A draw then needs only the
 largest few hundred probabilities: the random number says how much of the distribution must be known, and a row that
-needs more is drawn again, with the same number, from more, and at last from the whole (`exhaustive`).  The result is exact, not truncated.
+needs more is drawn again, with the same number, from more, and at last from the whole (`exhaustive`).  The result is
+exact, not truncated.
 
 What is done to a row comes in this order: bias, penalties and `min_tokens` (`adjustments`), what a grammar allows,
 temperature, `top_k`, `top_p`, `min_p`, `typical_p`.  The last five are Transformers' warpers in Transformers' order.

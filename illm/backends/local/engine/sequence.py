@@ -36,6 +36,9 @@ class SequenceRequest:
         stop: strings that end the text and are not shown.
         eos: token ids that end the text and are not shown; empty to ignore the model's own.
         logprobs: how many alternatives to score beside each token; None to score nothing.
+        priority: lower goes first, whenever it arrived.
+        reuse: begin after what is known of the prompt; False computes every token of it anew.
+        salt: what else its keys and values depend on: only sequences of one salt share any.
         prompt_scores: score the prompt's tokens as well, so compute each of them; needs `logprobs`.
         decode: token ids to text, where not as the engine does for all.
 
@@ -60,6 +63,9 @@ class SequenceRequest:
     stop: tuple[str, ...] = ()
     eos: frozenset[int] = frozenset()
     logprobs: int | None = None
+    priority: int = 0
+    reuse: bool = True
+    salt: bytes = b""
     prompt_scores: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
 
@@ -120,6 +126,7 @@ class SequenceOutput:
         stop: the stop string that was met, with the last output.
         score: of the token, where the request wants it.
         prompt: scores of all the prompt's tokens but the first, which follows from nothing; with the first output.
+        cached: how many of the prompt's tokens did not have to be computed; the same in every output.
     """
 
     id: int
@@ -129,6 +136,7 @@ class SequenceOutput:
     stop: str | None = None
     score: Score | None = None
     prompt: tuple[Score, ...] = ()
+    cached: int = 0
 
 
 class LiveSequence:
@@ -137,7 +145,8 @@ class LiveSequence:
     `tokens` is prompt and answer in one list, and `computed` counts how many of them have their keys and values in
     `blocks`.  Prefill, decoding and recomputation after a preemption are therefore the same thing: tokens that are
     not computed yet.  Dropping the blocks never touches text that has already gone out.  `reached` is the most that
-    `computed` has ever been.
+    `computed` has ever been; `cached` is how much of the prompt was known when the sequence began (None before).
+    `salt` is the request's and, where the prompt has one of its own (pictures), that too.  `rank` is the scheduler's.
     """
 
     __slots__ = (
@@ -148,10 +157,13 @@ class LiveSequence:
         "_scores_prompt",
         "adjustments",
         "blocks",
+        "cached",
         "computed",
         "prompt_scores",
+        "rank",
         "reached",
         "request",
+        "salt",
         "tokens",
     )
 
@@ -159,7 +171,10 @@ class LiveSequence:
         self.request = request
         self.tokens = list(request.prompt)
         self.computed = self.reached = 0
+        self.cached: int | None = None
         self.blocks: list[int] = []
+        self.rank = (request.priority, 0)
+        self.salt: bytes = request.salt + getattr(request.prompt, "salt", b"")
         # Not cryptography.  A stream of its own is what makes a seed independent of the neighbours.
         # Its seeds are without sign, and -1 is not to be 1.
         self._rng = random.Random(None if request.seed is None else request.seed % 2**64)  # noqa: S311
@@ -203,11 +218,12 @@ class LiveSequence:
             hit,
             None if score is None else replace(score, text=text, ends=ends),
             self._take_prompt_scores(),
+            self.cached or 0,
         )
 
     def end(self) -> SequenceOutput:
         """Return the output of a request for nothing but its prompt."""
-        return SequenceOutput(self.request.id, "", 0, "length", prompt=self._take_prompt_scores())
+        return SequenceOutput(self.request.id, "", 0, "length", prompt=self._take_prompt_scores(), cached=self.cached or 0)
 
     @property
     def unscored(self) -> range:
