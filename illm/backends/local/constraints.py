@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from illm.backends.local.answers.layout import parameters
 from illm.backends.local.schema_errors import BLANKS, llguidance
-from illm.core.requests import Chat, Completion, Constraint
+from illm.core.requests import Chat, Completion, Constraint, Tool
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ def compiled(
         content = _schema(content, param)
         return grammars.lark(whole(f"answer: {json_term(content)}"), param, schema=content)
     return grammars.lark(whole(f"answer: {_RULES[constraint.kind](content, param)}"), param)
+
+
+def refuse_schemas(grammars: "GrammarCompiler", tools: Sequence[Tool]) -> None:
+    """Find the tool whose parameters cannot be followed, where a grammar of several could not be compiled.
+
+    Raises:
+        GatewayError: `INVALID_REQUEST`; `param` says where, down to the part of the schema.
+    """
+    for at, tool in enumerate(tools):
+        schema = parameters(tool)
+        grammars.lark(_alone(f"answer: {json_term(schema)}"), f"tools[{at}].function.parameters", schema=schema)
 
 
 def json_term(schema: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UNPACKED = 4
 """Times the size of a GGUF file that its weights may take as bfloat16: most hold four to five bits of each."""
 
+_GENERATING = ("text", "vision")
+
 _MODEST = 2 << 30
 _UNKNOWN_CONTEXT = 8192
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
 from illm.backends.local.best_of import Contest
-from illm.backends.local.constraints import compiled, constraint_of
+from illm.backends.local.constraints import compiled, constraint_of, refuse_schemas
 from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.logprobs import Echo, TokenTeller
 from illm.backends.local.parameters import refuse_impossible
@@ -274,7 +274,11 @@ class TextWork:
         if asked is None:
             assert forced is not None and isinstance(request, Chat)  # noqa: S101, PT018 - see above
             auto = request.tool_choice is None or request.tool_choice.mode == "auto"
-            return self._grammars.lark(forced, "tools" if auto else "tool_choice")
+            try:
+                return self._grammars.lark(forced, "tools" if auto else "tool_choice")
+            except GatewayError:
+                refuse_schemas(self._grammars, request.tools)
+                raise
         thinks = None if plan is None else plan.thinks
         if thinks is None or self._style is None or asked.kind == "grammar":
             return compiled(self._grammars, asked)

@@ -242,7 +242,9 @@ class LiveSequence:
 
     def end(self) -> SequenceOutput:
         """Return the output of a request for nothing but its prompt."""
-        return SequenceOutput(self.request.id, "", 0, "length", prompt=self._take_prompt_scores())
+        return SequenceOutput(
+            self.request.id, "", 0, "length", prompt=self._take_prompt_scores(), cached=self.cached or 0
+        )
 
     @property
     def unscored(self) -> range:
