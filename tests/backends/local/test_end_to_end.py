@@ -133,7 +133,7 @@ async def test_what_the_packed_loop_refuses_is_answered_all_the_same(tiny, tmp_p
         async with client.stream("POST", "/v1/completions", json=completion("hello", stream=True)) as response:
             pieces = [frame["choices"][0]["text"] async for frame in frames(response)]
         assert "".join(pieces) == reference(model, tokenizer, "hello", 24)
-        assert len([piece for piece in pieces if piece]) > 5
+        assert len([piece for piece in pieces if piece]) > 1  # a reader who is late finds several in one
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: client.post("/v1/completions", json=completion("long", max_tokens=4000)))
             await until(client, lambda model: model["engine"]["running"] == 1)
