@@ -25,6 +25,7 @@ ROUTES = (
     Route("/v1/completions", {"POST": generate.complete}),
     Route("/v1/embeddings", {"POST": embeddings.embed}),
     Route("/v1/audio/transcriptions", {"POST": audio.transcribe}),
+    Route("/v1/audio/translations", {"POST": audio.translate}),
     Route("/v1/models", {"GET": models.list_models}),
     Route("/models", {"GET": models.list_models}),
     Route("/v1/models/", {"GET": models.show_model}),

@@ -15,7 +15,7 @@ from illm.backends.remote.embedding_answer import EmbeddingAnswer
 from illm.backends.remote.outgoing_messages import outgoing_messages
 from illm.backends.remote.relay import answer_body
 from illm.backends.remote.repair import JSON, Asked
-from illm.backends.remote.transcription import transcription_body, transcription_form
+from illm.backends.remote.transcription import no_translations, transcription_body, transcription_form
 from illm.backends.remote.upstream import Decoder, Outgoing
 from illm.core.capabilities import Capability
 from illm.core.requests import Chat, Completion, Embed, Generate, Request, Transcribe
@@ -51,12 +51,14 @@ class Quirks:
         adjust: what else has to change in the body of a chat or completion; then no chat is sent on as it came.
         greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
         unheard: fields of a transcription that it ignores although they change the answer.
+        translates: whether it turns speech into English text, too.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
     adjust: Adjust | None = None
     greedy_n: bool = True
     unheard: Sequence[str] = ()
+    translates: bool = False
 
 
 @dataclass(kw_only=True)
@@ -91,8 +93,11 @@ class OpenAILike:
             case Embed():
                 return _post("/v1/embeddings", _plain(request.body, request.model))
             case Transcribe():
+                if request.translate and not self.quirks.translates:
+                    raise no_translations(self.framework)
+                path = "/v1/audio/translations" if request.translate else "/v1/audio/transcriptions"
                 content_type, form = transcription_form(request, self.quirks.unheard)
-                return Outgoing("POST", "/v1/audio/transcriptions", ((b"content-type", content_type),), form)
+                return Outgoing("POST", path, ((b"content-type", content_type),), form)
 
     def decoder(self, request: Request) -> Decoder:
         """Return what will read the answer to `request`."""
