@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import placement, scenarios
-from benchmarks.peers import SYSTEMS
+from benchmarks.peers import SYSTEMS, install
 from benchmarks.report.__main__ import write
 from benchmarks.report.document import Document
 from benchmarks.report.machine import describe
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Whoever terminates the suite wants what it started gone too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    if options.install:
+        install(say)
+        return 0
     placement.chosen.set(options.placement)
     systems = [SYSTEMS[name] for name in options.system]
     samples: list[Sample] = []
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=SCENARIOS, metavar="NAME")
     parser.add_argument("--system", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--install", action="store_true", help="only install the peers, each into its environment")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: whether it works, no figures")
     parser.add_argument(
         "--placement", choices=placement.PLACEMENTS, default=placement.FREE, help="of processes on cores"

@@ -119,6 +119,10 @@ def _check_process(config: Config) -> None:
     """Refuse what this installation, or several processes, cannot do."""
     if config.http != "auto" and importlib.util.find_spec(config.http) is None:
         raise ConfigError(f"--http {config.http}: it is not installed (pip install 'illm[fast]' brings httptools)")
+    if config.quantize != "none" and config.device != "cpu":
+        raise ConfigError(f"--quantize {config.quantize}: it is for the CPU, and --device is {config.device}")
+    if config.engine == "process" and os.name != "posix":
+        raise ConfigError("--engine process: this system has no way to hand a socket to a child process")
     if config.workers == 1:
         return
     if not hasattr(os, "fork"):

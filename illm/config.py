@@ -182,6 +182,14 @@ class Config:
     dtype: str = _option(
         "auto", "number format of local text models", _one_of("auto", "float32", "bfloat16", "float16")
     )
+    engine: str = _option(
+        "thread",
+        "where a local model runs: thread (of the gateway) or process (one of its own)",
+        _one_of("thread", "process"),
+    )
+    quantize: str = _option(
+        "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
+    )
     threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
     audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))

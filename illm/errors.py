@@ -5,7 +5,7 @@ the ASGI edge reads the status, the body and the retry hints off its `Kind`.
 """
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
@@ -64,6 +64,14 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after = kind.value.retry_after if retry_after is None else retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled by its `args`, which are not what makes this one.
+        return _again, (self.kind.name, self.message, self.param, self.retry_after)
+
+
+def _again(kind: str, message: str, param: str | None, retry_after: int | None) -> GatewayError:
+    return GatewayError(Kind[kind], message, param=param, retry_after=retry_after)
 
 
 class ConfigError(Exception):

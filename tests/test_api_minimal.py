@@ -4,7 +4,6 @@ import json
 import sys
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
 from asgi.scripted import Scripted
@@ -20,12 +19,12 @@ CHAT = {"messages": [{"role": "user", "content": "echo hello"}], "max_tokens": 4
 
 async def post(app, path, body, *, until="ok"):
     """Ask the application, without a server, once its models are loaded."""
-    async with app.running():
+    async with app.running() as directory:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             with anyio.fail_after(PATIENCE):
-                while (health := (await client.get("/healthz")).json())["status"] == "loading":
-                    await anyio.lowlevel.checkpoint()  # without a socket in between nobody else had a turn
+                await directory.settled()
+            health = (await client.get("/healthz")).json()
             assert health["status"] == until, health
             return await client.post(path, json=body)
 

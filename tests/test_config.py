@@ -59,6 +59,8 @@ VALUES = {
     "log_format": ("json", "json", ["xml"]),
     "log_level": ("debug", "debug", ["loud"]),
     "dtype": ("float32", "float32", ["int8"]),
+    "engine": ("process", "process", ["fork"]),
+    "quantize": ("int8", "int8", ["int4"]),
     "threads": ("3", 3, ["-1"]),
     "kv_tokens": ("100", 100, ["-1"]),
     "max_sequences": ("8", 8, ["0"]),

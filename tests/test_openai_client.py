@@ -25,8 +25,7 @@ def gateway(stage: Stage) -> Gateway:
 
 async def settled(app: Gateway) -> None:
     found = await app._runtime.directory()
-    while found.status == "loading":
-        await anyio.lowlevel.checkpoint()
+    await found.settled()
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.report FOLDER [--page docs/performance.md]`: make the report again from its JSON file."""
+"""`python -m benchmarks.report FOLDER ... [--page docs/performance.md]`: make the report again from JSON files."""
 
 import argparse
 import shutil
+from functools import reduce
 from pathlib import Path
 
 from benchmarks.report.document import Document
@@ -35,11 +36,11 @@ def put_into(page: str, report: str) -> str:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where results.json is")
+    parser.add_argument("folder", type=Path, nargs="+", help="with a results.json; of several, the first is written to")
     parser.add_argument("--page", type=Path, help="a page of the documentation that gets tables and plots")
     options = parser.parse_args()
-    document = Document.read(options.folder / "results.json")
-    written = write(document, options.folder)
+    document = reduce(Document.joined, (Document.read(folder / "results.json") for folder in options.folder))
+    written = write(document, options.folder[0])
     if options.page is None:
         return
     if document.quick:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.samples import Sample
@@ -40,3 +40,20 @@ class Document:
         content = json.loads(path.read_text(encoding="utf-8"))
         samples = [Sample(**sample) for sample in content.pop("samples")]
         return cls(samples=samples, **content)
+
+    def joined(self, other: "Document") -> "Document":
+        """Return both runs as one; a scenario of the other replaces this one's, since figures compare within a run.
+
+        Raises:
+            ValueError: they ran on different machines, or one of them was quick.
+        """
+        if (self.machine, self.quick) != (other.machine, other.quick):
+            raise ValueError("the runs are not of one machine and kind")
+        kept = [sample for sample in self.samples if sample.scenario not in other.titles]
+        return replace(
+            self,
+            samples=[*kept, *other.samples],
+            titles={**self.titles, **other.titles},
+            versions={**self.versions, **other.versions},
+            rounds=min(self.rounds, other.rounds),
+        )

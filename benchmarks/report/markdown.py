@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.report.comparison import Column, Spread, columns, figures, limit, ratios
 from benchmarks.report.document import Document
+from benchmarks.report.targets import judge
 from benchmarks.rounds import RAMP
 from benchmarks.samples import Sample
 
@@ -12,7 +13,7 @@ TIMES, NOTHING = "\N{MULTIPLICATION SIGN}", "-"
 
 def render(document: Document) -> str:
     """Return the whole report."""
-    return "\n".join([*_head(document), *_scenarios(document)]) + "\n"
+    return "\n".join([*_head(document), *_judged(document), *_scenarios(document)]) + "\n"
 
 
 def _head(document: Document) -> Iterator[str]:
@@ -27,6 +28,12 @@ def _head(document: Document) -> Iterator[str]:
         "Every figure is the median over the rounds, with the least and the greatest. "
         f"{TIMES} is the ratio to `{document.reference}` in the same round."
     )
+
+
+def _judged(document: Document) -> Iterator[str]:
+    lines = list(judge(document))
+    if lines:
+        yield from ("", f"## Targets of `{document.reference}`", "", *lines)
 
 
 def _scenarios(document: Document) -> Iterator[str]:

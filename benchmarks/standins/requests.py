@@ -48,7 +48,8 @@ class RequestParser:
         self._held += len(data)
         found: list[Request] = []
         if self._held < self._wanted:
-            if self._wanted > LARGE and len(self._pieces) > 3:
+            # The first may be a head by itself; what is looked for stands at the beginning of the body.
+            if self._wanted > LARGE and len(self._pieces) > 4:
                 self._dropped += len(self._pieces.pop(-3))
             return found
         buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)

@@ -125,6 +125,12 @@ class Directory:
             framework = self._known(framework)
         return [ref for ref in self if framework in (None, ref.served.framework)]
 
+    async def settled(self) -> None:
+        """Wait until all that the operator named has started, or failed to: until `status` is not `loading`."""
+        for ref in tuple(self):
+            if ref.served.named and not ref.served.optional:
+                await ref.settled()
+
     @property
     def status(self) -> str:
         """The one word of `/healthz`: what nobody named, or said is there, does not count."""

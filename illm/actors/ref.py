@@ -6,6 +6,8 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any
 
+import anyio
+
 from illm.actors.actor import Actor
 from illm.actors.call import Call, unraised
 from illm.actors.inbox import Inbox
@@ -48,6 +50,7 @@ class Served:
         optional: nobody said that it is there; that it is not is no fault.
         stand_ins: models that answer in this one's name what it cannot do itself, by capability.
         most_inputs: called for how many texts it embeds at once; None for any number.
+        quick_start: its start takes moments, for which requests wait rather than be refused.
     """
 
     framework: str
@@ -63,6 +66,7 @@ class Served:
     optional: bool = False
     stand_ins: Mapping[Capability, str] = field(default_factory=dict)
     most_inputs: Callable[[], int | None] = lambda: None
+    quick_start: bool = False
 
 
 class Ref:
@@ -76,6 +80,7 @@ class Ref:
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
         self.served = served
         self._state = State.IDLE
+        self._moved: anyio.Event | None = None
         self._problem: GatewayError | None = None
         self.inbox = Inbox(served.mailbox)
         self.restarts = 0
@@ -111,6 +116,16 @@ class Ref:
     @state.setter
     def state(self, state: State) -> None:
         self._state = state
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
+
+    async def settled(self) -> None:
+        """Wait until it neither starts nor is yet to be started."""
+        while self._state in (State.IDLE, State.STARTING):
+            if self._moved is None:
+                self._moved = anyio.Event()
+            await self._moved.wait()
 
     @property
     def problem(self) -> GatewayError | None:
@@ -152,8 +167,8 @@ class Ref:
         match self.state:
             case State.READY | State.IDLE:
                 return None
-            case State.STARTING if not self.served.named:
-                return None  # started by a request: that request and its followers wait
+            case State.STARTING if not self.served.named or self.served.quick_start:
+                return None  # one started by a request has that request and its followers wait
             case State.STARTING:
                 return GatewayError(Kind.NOT_READY, f"The model {self.model!r} is still loading")
             case State.RESTARTING:

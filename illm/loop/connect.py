@@ -19,9 +19,11 @@ import anyio
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 
+from illm.loop.asyncio_wire import AsyncioWire
+from illm.loop.stream_wire import StreamWire
 from illm.loop.tasks import hold
 from illm.loop.wake import native_loop
-from illm.loop.wire import AsyncioWire, Receiver, StreamWire, Wire
+from illm.loop.wire import Receiver, Wire
 
 logger = logging.getLogger("illm.loop")
 

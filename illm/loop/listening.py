@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import SocketStream, TaskGroup
 
+from illm.loop.asyncio_wire import AsyncioWire
+from illm.loop.stream_wire import StreamWire
 from illm.loop.wake import native_loop
-from illm.loop.wire import AsyncioWire, Receiver, StreamWire, Wire
+from illm.loop.wire import Receiver, Wire
 
 logger = logging.getLogger("illm.loop")
 

@@ -15,7 +15,7 @@ from anyio.lowlevel import RunVar
 
 from illm.core.requests import Chat, Image
 from illm.errors import GatewayError, Kind
-from illm.media.data_urls import is_remote, read_value, value_size, write_data_url
+from illm.media.data_urls import is_remote, is_written, read_value, value_size, write_data_url
 from illm.media.policy import ImagePolicy
 from illm.media.refusals import placed, refused
 
@@ -98,6 +98,11 @@ class _Job:
 
     async def decode(self, place: Place, image: Image) -> None:
         try:
+            size = await _aside(value_size(image), is_written, image, self._policy)
+            if size is not None:
+                self._take(size)
+                self.urls[place] = image.url or ""
+                return
             data = await _aside(value_size(image), read_value, image, self._policy)
             self._take(len(data))
             self.urls[place] = await _aside(len(data), write_data_url, data, self._policy)

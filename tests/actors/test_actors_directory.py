@@ -35,6 +35,36 @@ async def test_named_models_start_at_once_others_when_called():
         assert models(directory) == ["a", "b"]
 
 
+async def test_where_a_start_takes_moments_the_first_requests_wait_for_it():
+    slow, quick = Gated.make(), Gated.make()
+    named = [served("slow", slow), replace(served("quick", quick), quick_start=True)]
+    async with running(directory_of(named=named)) as directory:
+        with pytest.raises(GatewayError, match="still loading"):
+            ask(directory, "slow")
+        with ask(directory, "quick") as call:
+            quick.load.set()
+            await until(lambda: call.taken_at is not None)
+
+
+async def test_settled_is_when_nothing_loads_any_more():
+    first, second = Gated.make(), Gated.make()
+    named = [served("a", first), served("b", second), served("c", refuse)]
+    async with running(directory_of(named=named)) as directory, anyio.create_task_group() as tasks:
+        settled = []
+
+        async def wait():
+            await directory.settled()
+            settled.append(directory.status)
+
+        tasks.start_soon(wait)
+        first.load.set()
+        await anyio.wait_all_tasks_blocked()
+        assert settled == []
+        second.load.set()
+        await until(lambda: settled)
+        assert settled == ["degraded"]  # one could not start, and none loads
+
+
 async def test_the_least_recently_used_goes_when_one_too_many_is_called():
     others = [served(name, named=False) for name in "abc"]
     async with running(directory_of(*others, max_loaded=2)) as directory:

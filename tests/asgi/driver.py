@@ -170,8 +170,7 @@ class Driver:
     async def loaded(self) -> None:
         """Wait until the actors are ready."""
         directory = await self.directory()
-        while directory.status == "loading":
-            await anyio.lowlevel.checkpoint()
+        await directory.settled()
 
     def begin(self, path: str, **request: Any) -> Talk:
         """Start a request in the background."""

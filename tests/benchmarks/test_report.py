@@ -1,11 +1,14 @@
 """The statistics and the report, on samples made for it."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.report.__main__ import BEGIN, END, put_into, write
 from benchmarks.report.comparison import UNARY, Spread, added, figures, limit, plain, ratios
 from benchmarks.report.document import Document
 from benchmarks.report.markdown import render, table
+from benchmarks.report.targets import Target, judge
 from benchmarks.rounds import rotated
 from benchmarks.samples import Sample
 from benchmarks.statistics import median, quantile, summary
@@ -111,3 +114,46 @@ def test_the_page_keeps_what_is_around_the_results():
 def test_a_spread_of_nothing_is_none():
     assert Spread.of([]) is None
     assert Spread.of([3, 1]) == Spread(2, 1, 3, 2)
+
+
+def test_targets_are_judged_by_the_rounds_that_count():
+    def about(name, number, p50):
+        return Sample("unary", "1 at once", name, number, {"total_p50_us": p50})
+
+    samples = [about(*row) for row in [
+        ("direct", 0, 100), ("illm", 0, 300), ("slow", 0, 500), ("fast", 0, 200),
+        ("direct", 1, 100), ("illm", 1, 400), ("slow", 1, 700), ("fast", 1, 900),
+        ("direct", 2, 100), ("illm", 2, 200), ("slow", 2, 300), ("fast", 2, 120),
+    ]]  # fmt: skip
+    document = Document(samples, {"unary": "Non-streamed chat"}, {}, {}, 3, "illm")
+
+    def judged(**said):
+        figure = added("total_p50_us")
+        return list(judge(document, [Target("added", "unary", "1 at once", figure, **said)]))[-1]
+
+    assert judged(peers={"slow": 1.0}) == "| added: below slow's | 200 (100 to 300) | met |"
+    assert judged(peers={"slow": 1.0, "fast": 1.0}).endswith("| missed: 2.00 times fast's |")
+    assert judged(peers={"slow": 0.02}).endswith("| missed: 0.50 times slow's |")
+    assert judged(peers={"absent": 1.0}).endswith("| missed: absent was not measured |")
+    assert judged(limit=150).endswith("| missed: 1.33 of the limit |")
+    assert judged(limit=150, most=False).endswith("| met |")
+    # Only where the other was calm: in the last round it added 200, in the first 400.
+    assert judged(limit=150, where=("slow", 300)).startswith("| added: below 150 | 100 (100 to 100) | met |")
+    assert list(judge(document, [Target("added", "streams", "1 at once", added("total_p50_us"))])) == []
+
+
+def test_a_lost_answer_misses_the_target():
+    samples = [*SAMPLES, unary("illm", 3, 100, 4000, unanswered=1)]
+    document = Document(samples, {}, {}, {}, 4, "illm")
+    target = Target("p50", "unary", "1 at once", plain("total_p50_us"), limit=1000)
+    assert list(judge(document, [target]))[-1].endswith("| missed: faults in 1 of its samples |")
+
+
+def test_of_two_runs_the_later_replaces_whole_scenarios(document):
+    again = Sample("unary", "1 at once", "illm", 0, {"total_p50_us": 1.0})
+    other = replace(document, samples=[again], rounds=5)
+    assert document.joined(other).samples == [again]
+    elsewhere = replace(document, samples=[again], titles={"streams": "Streamed chat"})
+    assert document.joined(elsewhere).samples == [*document.samples, again]
+    with pytest.raises(ValueError, match="one machine"):
+        document.joined(replace(document, machine={"cores": "64"}))

@@ -9,8 +9,10 @@ from functools import partial
 import anyio
 import pytest
 
+from illm.loop.asyncio_wire import AsyncioWire
+from illm.loop.stream_wire import StreamWire
 from illm.loop.wake import Wake, native_loop
-from illm.loop.wire import HIGH_WATER, AsyncioWire, StreamWire
+from illm.loop.wire import HIGH_WATER
 
 pytestmark = pytest.mark.anyio
 

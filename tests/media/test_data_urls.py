@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from illm.core.requests import Image
 from illm.errors import GatewayError
-from illm.media.data_urls import MAX_ESCAPED, is_remote, read_value, write_data_url
+from illm.media.data_urls import MAX_ESCAPED, is_remote, is_written, read_value, write_data_url
 from illm.media.policy import ImagePolicy
 from media.pictures import KINDS, png
 
@@ -135,6 +135,38 @@ def test_round_trip(data, start):
             assert read_value(Image(url=url), POLICY) == start + data
         except GatewayError:
             assert not start + data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tail", [b"", b"x", b"xy", b"\xfb\xff" * 200_000])
+def test_what_is_written_already_is_known_to_be(kind, tail):
+    data = KINDS[kind][0](640, 480) + tail
+    assert is_written(Image(url=write_data_url(data, POLICY)), POLICY) == len(data)
+
+
+@given(
+    st.sampled_from([make for make, _ in KINDS.values()]),
+    st.binary(max_size=8),
+    st.sampled_from(["image/png", "image/jpeg", "image/gif", "image/webp", "IMAGE/PNG", "image/png;a=b", "text/html"]),
+    st.lists(st.tuples(st.integers(-40, 40), st.sampled_from([*"AB/+=-_%\n\u00e9", ""])), max_size=2),
+)
+def test_what_passes_as_written_is_what_would_be_written(picture, tail, kind, changes):
+    url = f"data:{kind};base64,{b64encode(picture(640, 480) + tail).decode()}"
+    for at, character in changes:
+        at %= len(url)
+        url = url[:at] + character + url[at + 1 :]
+    size = is_written(Image(url=url), POLICY)
+    if size is not None:
+        data = read_value(Image(url=url), POLICY)
+        assert (len(data), write_data_url(data, POLICY)) == (size, url)
+
+
+def test_limits_hold_for_what_is_written_already():
+    url = write_data_url(DATA, POLICY)
+    assert is_written(Image(url=url), ImagePolicy(max_bytes=len(DATA))) == len(DATA)
+    for strict in (ImagePolicy(max_bytes=len(DATA) - 1), ImagePolicy(max_pixels=640 * 480 - 1)):
+        assert is_written(Image(url=url), strict) is None
+    assert is_written(Image(base64=TEXT), POLICY) is None
 
 
 @given(st.lists(st.sampled_from(["data:", ";", "base64", ",", "=", "%", "iVBORw0KGgo", "%2B"]) | st.text(max_size=8)))

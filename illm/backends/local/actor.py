@@ -6,14 +6,14 @@ when a place falls free.  The rest waits where it can be counted, refused and wi
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
-from illm.backends.local.threads import EngineThread, Outbox
-from illm.backends.local.work import Batch, Work
+from illm.backends.local.threads import Asking, EngineThread, Outbox
+from illm.backends.local.work import Batch, Describing
 from illm.core.events import Done, Failed
 from illm.errors import GatewayError, Kind
 from illm.loop.tasks import poster
@@ -29,6 +29,30 @@ class EngineDiedError(Exception):
     """The engine thread ended on its own; the supervisor makes a new one."""
 
 
+class Driver(Protocol):
+    """What drives an engine: a thread, or a child process."""
+
+    def start(self) -> None:
+        """Begin to load."""
+
+    def submit(self, key: int, call: Asking) -> None:
+        """Have a call tokenised and taken up; its events will carry `key`."""
+
+    def abort(self, key: int) -> None:
+        """Drop a call; takes effect before the next step."""
+
+    def stop(self) -> None:
+        """Ask it to end after what it is doing."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still holds the model, be it wedged."""
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds that the running step has taken so far."""
+
+
 class Slot:
     """What outlives an actor: its thread where that hangs, and where `/healthz` finds the counters.
 
@@ -36,10 +60,14 @@ class Slot:
     """
 
     def __init__(self) -> None:
-        self.thread: EngineThread | None = None
+        self.thread: Driver | None = None
         self.gone = anyio.Event()
-        self.work: Work | None = None
+        self.work: Describing | None = None
         self.progress: str | None = None
+
+    def note(self, text: str) -> None:
+        """Take down how far loading is."""
+        self.progress = text
 
     def describe(self) -> dict[str, Any]:
         """Return what is known of the model right now."""
@@ -53,16 +81,24 @@ class LocalActor:
 
     Args:
         name: the model's served name.
-        load: loads it and returns its work; runs in the engine thread.
+        load: loads it and returns its work; runs where the engine does.
         slot: shared with the actors before and after this one.
         capacity: calls that may be with the engine at once.
         step_limit: seconds; see `STEP_LIMIT`.  The same holds for preparing one prompt.
+        drive: makes what drives the engine, from what `EngineThread` takes.
     """
 
     def __init__(
-        self, name: str, load: Callable[[], Work], slot: Slot, *, capacity: int, step_limit: float = STEP_LIMIT
+        self,
+        name: str,
+        load: Callable[..., Any],
+        slot: Slot,
+        *,
+        capacity: int,
+        step_limit: float = STEP_LIMIT,
+        drive: Callable[..., Driver] = EngineThread,
     ) -> None:
-        self._name, self._load, self._slot = name, load, slot
+        self._name, self._load, self._slot, self._drive = name, load, slot, drive
         self._capacity, self._step_limit = capacity, step_limit
         self._calls: dict[int, Call] = {}
         self._ids = count()
@@ -78,8 +114,8 @@ class LocalActor:
         slot = self._slot
         await self._wait_for_the_last(slot)
         post, gone = poster(), anyio.Event()
-        slot.gone = gone
-        slot.thread = thread = EngineThread(
+        slot.gone, slot.progress = gone, None
+        slot.thread = thread = self._drive(
             self._name,
             self._load,
             Outbox(post, self._deliver),
@@ -117,7 +153,7 @@ class LocalActor:
         if last.alive:
             raise GatewayError(Kind.BACKEND_DIED, f"The last engine of {self._name!r} hangs and cannot be ended")
 
-    async def _take_calls(self, inbox: Inbox, thread: EngineThread) -> None:
+    async def _take_calls(self, inbox: Inbox, thread: Driver) -> None:
         while True:
             while len(self._calls) >= self._capacity:
                 self._room = anyio.Event()
@@ -128,7 +164,7 @@ class LocalActor:
             call.on_leave = lambda key=key: self._leave(key, thread)
             thread.submit(key, call)
 
-    def _leave(self, key: int, thread: EngineThread) -> None:
+    def _leave(self, key: int, thread: Driver) -> None:
         self._settle(key)
         thread.abort(key)
 
@@ -156,7 +192,7 @@ class LocalActor:
         for call in calls.values():
             call.fail(GatewayError(Kind.BACKEND_DIED, f"The engine of {self._name!r} ended while it answered"))
 
-    async def _watch(self, thread: EngineThread) -> None:
+    async def _watch(self, thread: Driver) -> None:
         """End the actor when its thread has ended, or has been in one step for too long."""
         pause = min(_WATCH_EVERY, self._step_limit)
         while not self._ended.is_set():
@@ -169,7 +205,7 @@ class LocalActor:
             raise self._error
         raise EngineDiedError(self._name) from self._error
 
-    def _note_loaded(self, work: Work) -> None:
+    def _note_loaded(self, work: Describing) -> None:
         if not self._over:  # else the model would stay for as long as the slot does
             self._slot.work = work
             self._loaded.set()

@@ -6,14 +6,17 @@ Importing this costs no torch: that comes with the first model that is loaded, i
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
-from illm.backends.local.actor import LocalActor, Slot
+from illm.backends.local.actor import Driver, LocalActor, Slot
+from illm.backends.local.frames import Note
+from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
 from illm.config import Config
 from illm.core.capabilities import Capability
@@ -21,11 +24,14 @@ from illm.errors import GatewayError, Kind
 
 CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
+    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
     "embedding": frozenset({Capability.EMBEDDINGS}),
 }
 
 NAMELESS = frozenset({"tgi", "dummy"})
 """What TGI's clients send for a model where they were only given an address: TGI has one, whatever it is called."""
+
+_GENERATING = frozenset({"text", "vision"})
 
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
@@ -103,11 +109,14 @@ class Local:
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
-        load = self._loader(source, slot)
-        capacity = self._config.max_sequences + _AHEAD if source.kind == "text" else _EMBEDDING_CALLS
+        load: Callable[..., Work] = partial(load_model, source, self._config)
+        drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
+        if self._config.engine == "thread":
+            load, drive = partial(load, slot.note), EngineThread
+        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
 
         def make_actor() -> Actor:
-            return LocalActor(source.served, load, slot, capacity=capacity)
+            return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
 
         return Served(
             framework=self.framework,
@@ -121,22 +130,24 @@ class Local:
             stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
         )
 
-    def _loader(self, source: Source | Missing, slot: Slot) -> Callable[[], Work]:
-        config = self._config
 
-        def note(text: str) -> None:
-            slot.progress = text
+def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
+    """Load one model and return its work, wherever this is called.
 
-        def load() -> Work:
-            slot.progress = None
-            found = source
-            if isinstance(found, Missing):  # it may have come since
-                found = _find(found.name, found.kind)
-            if isinstance(found, Missing):
-                raise found.error
-            return _LOADERS[source.kind](found, config, note)
+    Args:
+        source: which; where the operator named what was not there, it is looked for again.
+        config: how.
+        note: told how far it is.
 
-        return load
+    Raises:
+        GatewayError: it cannot be had, or not loaded.
+    """
+    found = source
+    if isinstance(found, Missing):  # it may have come since
+        found = _find(found.name, found.kind)
+    if isinstance(found, Missing):
+        raise found.error
+    return _LOADERS[source.kind](found, config, note)
 
 
 def _find(name: str, kind: str) -> Source | Missing:
@@ -156,7 +167,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
         import transformers  # noqa: F401
     except ImportError as error:
         raise _missing(error) from error
-    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.engine import UnsupportedModel, engine_for
     from illm.backends.local.load import load_text
     from illm.backends.local.text_work import TextWork
 
@@ -165,11 +176,50 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     threads = config.threads or cores()
     model = load_text(source, device=config.device, dtype=dtype, threads=threads, progress=report)  # type: ignore[arg-type]
     try:
-        engine = Engine(
+        engine = engine_for(
             model.model,
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            quantize=config.quantize,
+        )
+    except UnsupportedModel as error:
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
+    report(f"{source.served} is ready", None)
+    return TextWork(model, engine)
+
+
+def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        import PIL  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise _missing(error) from error
+    from illm.backends.local.engine import Engine, UnsupportedModel
+    from illm.backends.local.load import TextModel
+    from illm.backends.local.text_work import TextWork
+    from illm.backends.local.vision.load import load_vision
+
+    def make_engine(model: TextModel) -> Engine:
+        return Engine(
+            model.model,
+            model.renderer.decode,
+            kv_tokens=config.kv_tokens or None,
+            max_sequences=config.max_sequences,
+            quantize=config.quantize,
+        )
+
+    report = report_to(note)
+    try:
+        model, engine = load_vision(
+            source,
+            make_engine,
+            device=config.device,
+            dtype=None if config.dtype == "auto" else config.dtype,  # type: ignore[arg-type]
+            threads=config.threads or cores(),
+            max_pixels=config.max_image_pixels,
+            progress=report,
         )
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
@@ -192,7 +242,7 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
     return EmbeddingWork(embedder)
 
 
-_LOADERS = {"text": _load_text, "embedding": _load_embedder}
+_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder}
 
 
 def cores() -> int:

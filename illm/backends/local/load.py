@@ -5,7 +5,7 @@ files lack are an error: Transformers would fill them with random numbers and sa
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ DType = Literal["bfloat16", "float16", "float32"]
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
 _UNKNOWN_CONTEXT = 2048
 
+_CLASSES = {"text": "AutoModelForCausalLM", "vision": "AutoModelForImageTextToText"}
+
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
@@ -33,7 +35,7 @@ class TextModel:
 
     Args:
         served: the id clients use.
-        model: the Transformers model, in eval mode, on its device, loaded with `sdpa` attention.
+        model: the Transformers model, in eval mode, on its device, with the attention that the library picks for it.
         tokenizer: its tokenizer; go through `renderer` where there is one task for it.
         renderer: its way of writing prompts.
         context: how many tokens fit, prompt and answer together.
@@ -58,7 +60,13 @@ class TextModel:
 
 
 def load_text(
-    source: Source, *, device: str, dtype: DType | None = None, threads: int | None = None, progress: Progress
+    source: Source,
+    *,
+    device: str,
+    dtype: DType | None = None,
+    threads: int | None = None,
+    progress: Progress,
+    make_renderer: Callable[[Any, Any, int, Path], PromptRenderer] | None = None,
 ) -> TextModel:
     """Load a language model, downloading or converting it first if it has to be.
 
@@ -68,36 +76,47 @@ def load_text(
         dtype: of the weights; by default bfloat16 if the files are and the device is fast at it, else float32.
         threads: torch's threads; process-wide, but OpenMP keeps a pool for each calling thread.
         progress: told what is going on.
+        make_renderer: makes another renderer than one for text, of model, tokenizer, vocabulary and directory; for a
+            model that looks at images as well.
 
     Raises:
         GatewayError: `MODEL_NOT_FOUND` or `MODEL_LOAD_FAILED`.
     """
     source, directory = _ready(source, progress)
-    if kind_in(directory) != "text":
+    kind = "text" if make_renderer is None else "vision"
+    if kind_in(directory) == "vision" != kind:
+        raise GatewayError(
+            Kind.MODEL_LOAD_FAILED,
+            f"'{source.served}' looks at images, which was not known before its files came; start once more.",
+        )
+    if kind_in(directory) != kind:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' is not a model that generates text.")
     _set_threads(threads)
     with _failing(source.served), quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        import transformers
 
         progress(f"loading {source.served}", None)
         where = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), **where)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(directory), **where)
+        model, info = getattr(transformers, _CLASSES[kind]).from_pretrained(
             str(directory),
             dtype=pick_dtype(directory, device, dtype),
             use_safetensors=_safetensors(directory, pickles=source.pickles),
-            attn_implementation="sdpa",
             output_loading_info=True,
             **where,
         )
         _refuse_random(source.served, info["missing_keys"])
         model = model.to(device).eval()
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        if make_renderer is None:
+            renderer = PromptRenderer(tokenizer, vocabulary, source.served)
+        else:
+            renderer = make_renderer(model, tokenizer, vocabulary, directory)
     return TextModel(
         served=source.served,
         model=model,
         tokenizer=tokenizer,
-        renderer=PromptRenderer(tokenizer, vocabulary, source.served),
+        renderer=renderer,
         context=context_length(model.config, tokenizer),
         eos=eos_ids(model.generation_config, tokenizer),
         defaults=sampling_defaults(read_json(directory / "generation_config.json")),

@@ -31,8 +31,11 @@ class PromptRenderer:
         served: the model's id, for the log.
 
     Attributes:
+        fallback: the template of a model that brings none.
         stops: strings that end an answer because the template cannot: those of the fallback template, else none.
     """
+
+    fallback = FALLBACK
 
     def __init__(self, tokenizer: Any, vocabulary: int, served: str = "model") -> None:
         self._tokenizer = tokenizer
@@ -43,7 +46,7 @@ class PromptRenderer:
         try:
             tokenizer.get_chat_template()
         except ValueError:
-            self._template, self.stops = FALLBACK, FALLBACK_STOPS
+            self._template, self.stops = self.fallback, FALLBACK_STOPS
             log.warning(
                 "%s has no chat template: a plain User/Assistant dialogue stands in, stopping at %s",
                 served,
@@ -60,7 +63,7 @@ class PromptRenderer:
         """
         if not messages:
             raise GatewayError(Kind.INVALID_REQUEST, "messages must not be empty.", param="messages")
-        turns = [_turn(index, message) for index, message in enumerate(messages)]
+        turns = [self._turn(index, message) for index, message in enumerate(messages)]
         from jinja2 import TemplateError
 
         try:
@@ -94,7 +97,7 @@ class PromptRenderer:
         text: str = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _render(self, turns: list[dict[str, str]]) -> list[int]:
+    def _render(self, turns: list[dict[str, Any]]) -> list[int]:
         with self._lock:
             encoded = self._tokenizer.apply_chat_template(
                 turns, chat_template=self._template, add_generation_prompt=True, sanitize_control_tokens=True
@@ -123,7 +126,7 @@ class PromptRenderer:
         from jinja2 import TemplateError, TemplateSyntaxError
 
         try:
-            self._render([{"role": "user", "content": "?"}])
+            self._render([self._turn(0, Message("user", (Text("?"),)))])
         except TemplateSyntaxError as error:
             raise GatewayError(
                 Kind.MODEL_LOAD_FAILED, f"The chat template of '{served}' cannot be read: {error.message}"
@@ -131,15 +134,19 @@ class PromptRenderer:
         except (TemplateError, ValueError, TypeError) as error:
             log.warning("%s: its chat template refuses a single user message: %s", served, error)
 
+    def _turn(self, index: int, message: Message) -> dict[str, Any]:
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise GatewayError(
+                Kind.INVALID_REQUEST,
+                f"messages[{index}].role must be one of {', '.join(_ROLES)}.",
+                param=f"messages[{index}].role",
+            )
+        content = self._content(message, f"messages[{index}].content")
+        return {"role": role, "content": content} | ({"name": message.name} if message.name else {})
 
-def _turn(index: int, message: Message) -> dict[str, str]:
-    role = _ROLES.get(message.role)
-    if role is None:
-        raise GatewayError(
-            Kind.INVALID_REQUEST,
-            f"messages[{index}].role must be one of {', '.join(_ROLES)}.",
-            param=f"messages[{index}].role",
-        )
-    if not all(isinstance(part, Text) for part in message.content):
-        raise GatewayError(Kind.CAPABILITY, "This model takes text only.", param=f"messages[{index}].content")
-    return {"role": role, "content": message.text} | ({"name": message.name} if message.name else {})
+    def _content(self, message: Message, where: str) -> Any:
+        """Return a message's content as the template takes it."""
+        if not all(isinstance(part, Text) for part in message.content):
+            raise GatewayError(Kind.CAPABILITY, "This model takes text only.", param=where)
+        return message.text

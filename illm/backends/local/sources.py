@@ -19,8 +19,8 @@ from illm.backends.local import demo
 from illm.backends.local.conversion import Progress, converted
 from illm.errors import ConfigError, GatewayError, Kind
 
-ModelKind = Literal["text", "embedding"]
-FoundKind = Literal["text", "embedding", "other"]
+ModelKind = Literal["text", "vision", "embedding"]
+FoundKind = Literal["text", "vision", "embedding", "other"]
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -47,6 +47,7 @@ _ENCODERS = frozenset((
 ))
 # fmt: on
 _GENERATING = ("ForCausalLM", "LMHeadModel")
+_CONDITIONAL = "ForConditionalGeneration"  # on text, images or sound: what else the configuration has says which
 _CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
 
 _LOCAL_MODULES = ("torch", "transformers")
@@ -184,6 +185,8 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
     names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
     if any(name.endswith(_GENERATING) for name in names):
         return "text"
+    if any(name.endswith(_CONDITIONAL) for name in names) and "vision_config" in config:
+        return "vision"
     if config.get("model_type") not in _ENCODERS or config.get("is_decoder"):
         return "other"
     return "other" if any(name.endswith(_CLASSIFYING) for name in names) else "embedding"

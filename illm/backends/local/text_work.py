@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest
+from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
 from illm.backends.local.work import Batch
-from illm.core.events import Delta, Done, Event, Finish, Logprob, Usage
+from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
 from illm.core.requests import Chat, Completion, Request, Sampling
 from illm.errors import GatewayError, Kind
 
@@ -119,10 +119,16 @@ class TextWork:
 
     def describe(self) -> dict[str, Any]:
         """See `Work.describe`."""
-        return {"engine": asdict(self._engine.stats), "context": self._engine.context}
+        engine = self._engine
+        why = {} if engine.loop_reason is None else {"loop_reason": engine.loop_reason}
+        how = {"loop": engine.loop, **why, "quantized": engine.quantized}
+        return {"engine": asdict(engine.stats), "context": engine.context, **how}
 
     def _events(self, output: SequenceOutput) -> tuple[Event, ...]:
         conversation = self._by_sequence[output.id]
+        if output.finish == FAILED:
+            self.abort(conversation.key)
+            return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request's images")),)
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         logprobs = () if output.score is None else (self._logprob(output.score),)

@@ -13,15 +13,34 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
-from illm.actors.call import Call
 from illm.backends.local.work import Batch, Work
 from illm.core.events import Failed
+from illm.core.requests import Request
 from illm.errors import GatewayError, Kind
 from illm.loop.tasks import Post
 
 Command = Callable[[Work], None]
+
+
+class Asking(Protocol):
+    """What an engine needs to know of a call."""
+
+    @property
+    def request(self) -> Request:
+        """What is asked."""
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+
+class Sink(Protocol):
+    """Where an engine's results go."""
+
+    def put(self, batch: Batch) -> bool:
+        """Take results, from any thread.  Returns False once nobody is there to hear."""
 
 
 class Outbox:
@@ -68,7 +87,7 @@ class EngineThread:
         self,
         name: str,
         load: Callable[[], Work],
-        outbox: Outbox,
+        outbox: Sink,
         *,
         loaded: Callable[[Work], object],
         ended: Callable[[BaseException | None], object],
@@ -77,7 +96,7 @@ class EngineThread:
         self._load, self._outbox, self._loaded, self._ended, self._gone = load, outbox, loaded, ended, gone
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._prompts: SimpleQueue[int | None] = SimpleQueue()
-        self._unprepared: dict[int, Call] = {}
+        self._unprepared: dict[int, Asking] = {}
         self._work: Work | None = None
         self._stopping = False
         self._step_began: float | None = None
@@ -91,7 +110,7 @@ class EngineThread:
         """Begin to load."""
         self._begin(self._engine)
 
-    def submit(self, key: int, call: Call) -> None:
+    def submit(self, key: int, call: Asking) -> None:
         """Have a call tokenised and taken up; its events will carry `key`."""
         self._unprepared[key] = call
         self._prompts.put(key)
@@ -180,7 +199,7 @@ class EngineThread:
             del call, work  # while this waits for the next prompt, it must not keep what has been answered
         self._leave_thread()
 
-    def _prepare(self, key: int, call: Call, work: Work) -> None:
+    def _prepare(self, key: int, call: Asking, work: Work) -> None:
         self._prompt_began = monotonic()
         try:
             prepared = work.prepare(call.request)
@@ -191,7 +210,7 @@ class EngineThread:
         finally:
             self._prompt_began = None
 
-    def _adding(self, key: int, call: Call, prepared: Any) -> Command:
+    def _adding(self, key: int, call: Asking, prepared: Any) -> Command:
         def add(work: Work) -> None:
             if call.left:  # its abort may have come before it
                 return

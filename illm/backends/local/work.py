@@ -13,7 +13,14 @@ Batch = list[tuple[int, tuple[Event, ...]]]
 """Events by the key of the call they answer; an id whose events end in `Done` is finished."""
 
 
-class Work(Protocol):
+class Describing(Protocol):
+    """Something with counters."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return counters for `/healthz`."""
+
+
+class Work(Describing, Protocol):
     """One model's work."""
 
     def prepare(self, request: Request) -> Any:
@@ -31,6 +38,3 @@ class Work(Protocol):
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return counters for `/healthz`."""

@@ -47,6 +47,7 @@ class Remote:
                 fans_out=upstream.dialect.fans_out,
                 details=board.describe,
                 lists=partial(_models, board),
+                quick_start=True,
                 optional=optional,
                 most_inputs=partial(getattr, upstream.dialect, "most_inputs", None),
             )

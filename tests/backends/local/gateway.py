@@ -29,7 +29,8 @@ async def serving(**options: Any) -> AsyncIterator[httpx.AsyncClient]:
         [(host, port), *_] = await tasks.start(partial(serve, app, port=0, shutdown=stop))
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
             with anyio.fail_after(PATIENCE):
-                while (await client.get("/healthz")).status_code != 200:
-                    pass
+                # An event, not a loop of requests: such a loop takes the interpreter from the thread that loads.
+                await (await app._runtime.directory()).settled()
+                assert (await client.get("/healthz")).status_code == 200
             yield client
         stop.set()

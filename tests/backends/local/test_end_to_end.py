@@ -42,8 +42,8 @@ def tiny(tmp_path, byte_tokenizer):
     return directory, model.eval(), tokenizer
 
 
-def serving(directory):
-    return gateway.serving(model=str(directory), threads=1)
+def serving(directory, **options):
+    return gateway.serving(model=str(directory), threads=1, **options)
 
 
 async def engine_counters(client) -> dict:
@@ -102,6 +102,17 @@ async def test_greedy_text_is_what_generate_gives_streamed_and_not(tiny):
                 pieces = [frame["choices"][0]["text"] async for frame in frames(response)]
             assert "".join(pieces) == expected
             assert len([piece for piece in pieces if piece]) > 5
+
+
+async def test_in_a_process_of_its_own_it_says_the_same(tiny):
+    directory, model, tokenizer = tiny
+    async with serving(directory, engine="process") as client:
+        answer = (await client.post("/v1/completions", json=completion("hello"))).json()
+        assert answer["choices"][0]["text"] == reference(model, tokenizer, "hello", 24)
+        described = await until(client, lambda model: "loop" in model and model["engine"]["finished"] == 1)
+        assert (described["loop"], described["quantized"]) == ("packed", "none")
+        refused = (await client.post("/v1/completions", json=completion("x" * (CONTEXT + 1)))).json()
+        assert refused["error"]["param"] == "prompt"
 
 
 async def test_several_prompts_and_choices_keep_their_places(tiny):

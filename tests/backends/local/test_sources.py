@@ -233,6 +233,11 @@ def test_good_names_pass(hub, tmp_path, monkeypatch):
         (LLAMA, False, "text"),
         ({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, False, "text"),
         ({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}, False, "other"),
+        (
+            {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "vision_config": {}},
+            False,
+            "vision",
+        ),
         ({"architectures": ["LlamaModel"], "model_type": "llama"}, False, "other"),
         ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, False, "other"),
         (BERT, False, "embedding"),

@@ -18,6 +18,9 @@ CONTEXT = 20
 @dataclass
 class FakeEngine:
     context: int = CONTEXT
+    loop: str = "packed"
+    loop_reason: str | None = None
+    quantized: str = "none"
     added: dict[int, SequenceRequest] = field(default_factory=dict)
     aborted: list[int] = field(default_factory=list)
     outputs: list[SequenceOutput] = field(default_factory=list)
@@ -198,6 +201,7 @@ def test_counters_for_health(work):
     described = work.describe()
     assert described["context"] == CONTEXT
     assert described["engine"]["running"] == 0
+    assert described["loop"] == "packed"
 
 
 class FakeEmbedder:

@@ -10,8 +10,9 @@ from anyio.streams.stapled import StapledObjectStream
 
 from illm.backends.remote import connection, workers
 from illm.backends.remote.server import Server
+from illm.loop.stream_wire import StreamWire
 from illm.loop.tasks import hold
-from illm.loop.wire import Receiver, StreamWire, Wire
+from illm.loop.wire import Receiver, Wire
 
 Serve = Callable[[StapledObjectStream[bytes]], Awaitable[None]]
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-import httpx
 
 from illm.asgi.app import create_app
 from illm.config import Config
@@ -28,11 +27,10 @@ async def serving(**said: Any) -> AsyncIterator[str]:
     shutdown = anyio.Event()
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            run = partial(serve, create_app(Config(**said)), port=0, shutdown=shutdown)
+            app = create_app(Config(**said))
+            run = partial(serve, app, port=0, shutdown=shutdown)
             ((host, port), *_) = await tasks.start(run)
             url = f"http://{host}:{port}"
-            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as client:
-                while (await client.get("/healthz")).json()["status"] == "loading":
-                    pass
+            await (await app._runtime.directory()).settled()
             yield url
             shutdown.set()

@@ -16,11 +16,11 @@ from backends.remote.replay_tables import FRAMEWORKS
 from illm.asgi.app import create_app
 from illm.backends.remote import connection, workers
 from illm.config import Config
+from illm.loop.stream_wire import StreamWire
 from illm.loop.tasks import hold
 from illm.loop.wake import Wake
-from illm.loop.wire import StreamWire
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.exhaustive]
 
 CASES = [("vllm", "chat_stop_stream"), ("vllm", "chat"), ("sglang", "err_too_long")]
 FAILURES = {CLOSE: (502, "bad_upstream"), RESET: (502, "bad_upstream"), STALL: (504, "timeout")}

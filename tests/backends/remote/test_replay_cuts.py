@@ -17,6 +17,8 @@ from illm.dialects import openai
 from illm.errors import Kind
 from illm.http11.client_response import ResponseParser
 
+pytestmark = pytest.mark.exhaustive
+
 DIALECTS = {"vllm": vllm.dialect(Config()), "sglang": sglang.dialect(Config())}
 PARSE = dict(zip(OFFERED, (openai.parse_chat, openai.parse_completion, openai.parse_embeddings), strict=True))
 ANSWERS = [(server, case) for server, case in cases(*FRAMEWORKS, paths=OFFERED) if case not in REFUSED]

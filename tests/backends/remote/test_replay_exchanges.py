@@ -22,7 +22,7 @@ from backends.remote.replay_tables import (
     UNRECORDED,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exhaustive]
 
 ALL = recorded()
 ANSWERED = [(server, case) for server, case in cases(*FRAMEWORKS, paths=OFFERED) if case not in REFUSED]

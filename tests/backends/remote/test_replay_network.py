@@ -12,7 +12,7 @@ from backends.remote.replay_server import Reads
 from illm.backends.remote.connection import Connection
 from illm.backends.remote.workers import Worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exhaustive]
 
 STREAMS = [name for name in KINDS if read(*name).streamed]
 LOST = (502, "bad_upstream")

@@ -16,7 +16,7 @@ from illm.backends.remote.connection import Connection
 from illm.backends.remote.probe import Answer, fetch
 from illm.backends.remote.server import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exhaustive]
 
 GETS = [(server, case) for server, case in recorded() if read(server, case).method == "GET" and read(server, case).wire]
 LISTS = [(server, case) for server, case in GETS if read(server, case).path == "/v1/models"]

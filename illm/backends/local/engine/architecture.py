@@ -71,6 +71,13 @@ def text_config(model_config: Any) -> Any:
     return model_config.get_text_config(decoder=True)
 
 
+def attention_of(model_config: Any, name: str) -> str | dict[str, str]:
+    """Return how to tell a model to use the attention function `name`: in its text decoder only, where it has more."""
+    config = text_config(model_config)
+    parts = [part for part in model_config.sub_configs if getattr(model_config, part, None) is config]
+    return {parts[0]: name} if parts else name
+
+
 def position_limit(model_config: Any) -> int | None:
     """Return how many positions the model has and the engine can serve, or None where it does not say."""
     config = text_config(model_config)

@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from illm.backends.local.engine import selfcheck
-from illm.backends.local.engine.architecture import UnsupportedModel, position_limit, supports
+from illm.backends.local.engine.architecture import UnsupportedModel, attention_of, position_limit, supports
 from illm.backends.local.engine.attention import NAME
-from illm.backends.local.engine.blocks import BlockPool
+from illm.backends.local.engine.blocks import BLOCK, BlockPool
+from illm.backends.local.engine.illustrated import PictureError
+from illm.backends.local.engine.int8 import head_for, quantize_head
 from illm.backends.local.engine.kv import KVSlab, default_tokens
 from illm.backends.local.engine.packed import pack
-from illm.backends.local.engine.runner import Runner
+from illm.backends.local.engine.runner import Forward, Runner
 from illm.backends.local.engine.sampler import sample
 from illm.backends.local.engine.scheduler import Scheduler
 from illm.backends.local.engine.scores import score
-from illm.backends.local.engine.sequence import LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.engine.sequence import FAILED, LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.engine.stats import Stats
 
 _log = logging.getLogger(__name__)
-_UNSAID_CONTEXT = 8192  # where a model names no limit: what the default memory is sized for
+UNSAID_CONTEXT = 8192  # where a model names no limit: what the default memory is sized for
 
 
 class Engine:
@@ -37,10 +39,21 @@ class Engine:
         idle_chunk: prompt tokens a step while none does.
         packed: lay bfloat16 weights out for the CPU, where it can.
         check: compare the engine's logits with the model's own first.
+        quantize: `none`, or `int8` for an int8 head, where that can be.
 
     Raises:
         UnsupportedModel: the engine cannot drive this model.
+
+    Attributes:
+        loop: which forward drives the model: `packed`, or `transformers` where that does not fit it.
+        loop_reason: why the packed one does not.
+        quantized: what the head is: `none` or `int8`.
+        context: how many tokens fit, prompt and answer together.
     """
+
+    loop = "packed"
+    loop_reason: str | None = None
+    quantized = "none"
 
     def __init__(
         self,
@@ -53,33 +66,60 @@ class Engine:
         idle_chunk: int = 512,
         packed: bool = True,
         check: bool = True,
+        quantize: str = "none",
     ) -> None:
         if (reason := supports(model.config)) is not None:
             raise UnsupportedModel(reason)
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise UnsupportedModel("its head cannot be applied to chosen positions")
         expected = selfcheck.reference(model) if check else None
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(attention_of(model.config, NAME))
         shapes = selfcheck.probe(model)
         limit = position_limit(model.config)
         if kv_tokens is None:
-            kv_tokens = default_tokens(shapes, model.device, limit or _UNSAID_CONTEXT, max_sequences)
+            kv_tokens = default_tokens(shapes, model.device, limit or UNSAID_CONTEXT, max_sequences)
         kv = KVSlab(shapes, kv_tokens, model.device)
-        layers = pack(model) if packed else 0
-        self._decode = decode
-        self._vocabulary = model.get_input_embeddings().num_embeddings
-        self._runner = Runner(model, kv)
-        self._kv_total = kv.tokens
-        self.context = min(limit or kv.tokens, kv.tokens)
+        head = head_for(model, quantize)
+        layers = pack(model, but=head) if packed else 0
+        runner = Runner(model, kv)
         pool = BlockPool(kv.blocks)
         if expected is not None:
-            selfcheck.check(self._runner, pool, expected)
-        self._scheduler = Scheduler(pool, max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk)
-        self._sequences: dict[int, LiveSequence] = {}
-        self._steps = self._prompt_tokens = self._generated = self._recomputed = self._finished = self._aborted = 0
+            selfcheck.check(runner, pool, expected)
+        self._quantize(model, head)  # after the check, whose tolerance is for rounding only
+        self._open(
+            model, decode, runner, pool, limit,
+            max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk,
+        )  # fmt: skip
         _log.info(
             "engine ready: KV memory for %d tokens, context %d, %d packed layers", kv.tokens, self.context, layers
         )
+
+    def _quantize(self, model: Any, head: Any) -> None:
+        if head is not None:
+            quantize_head(model, head)
+            self.quantized = "int8"
+
+    def _open(
+        self,
+        model: Any,
+        decode: Callable[[Sequence[int]], str],
+        runner: Forward,
+        pool: BlockPool,
+        limit: int | None,
+        *,
+        max_sequences: int,
+        busy_chunk: int,
+        idle_chunk: int,
+    ) -> None:
+        """Begin to serve, over whichever forward was found to fit the model."""
+        self._decode = decode
+        self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._runner = runner
+        self._kv_total = pool.total * BLOCK
+        self.context = min(limit or self._kv_total, self._kv_total)
+        self._scheduler = Scheduler(pool, max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk)
+        self._sequences: dict[int, LiveSequence] = {}
+        self._steps = self._prompt_tokens = self._generated = self._recomputed = self._finished = self._aborted = 0
 
     @property
     def busy(self) -> bool:
@@ -137,7 +177,12 @@ class Engine:
         pieces = self._scheduler.plan()
         if not pieces:
             return []
-        sampling, logits = self._runner.run(pieces)
+        try:
+            sampling, logits = self._runner.run(pieces)
+        except PictureError as error:
+            _log.error("a picture cannot be used", exc_info=error)
+            self.abort(error.id)  # nothing was computed: the others are planned again
+            return [SequenceOutput(error.id, "", 0, FAILED)]
         self._steps += 1
         for sequence, start, size, _ in pieces:
             fresh = min(max(start, sequence.reached), start + size)

@@ -34,8 +34,8 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
         return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
 
 
-def pack(model: Any) -> int:
-    """Replace the model's bfloat16 linear layers by packed ones, in place, and return how many.
+def pack(model: Any, but: nn.Linear | None = None) -> int:
+    """Replace the model's bfloat16 linear layers by packed ones, in place, and return how many; `but` stays.
 
     A weight that also serves as the embedding table stays there as it was; every other plain copy is freed.
     """
@@ -43,7 +43,10 @@ def pack(model: Any) -> int:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and child.weight.dtype is torch.bfloat16 and child.weight.device.type == "cpu"
+        if type(child) is nn.Linear
+        and child is not but
+        and child.weight.dtype is torch.bfloat16
+        and child.weight.device.type == "cpu"
     ]
     if not found:
         return 0

@@ -1,14 +1,22 @@
 """One forward: pieces in, logits of the rows that sample out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from illm.backends.local.engine.attention import PackedStep, attending
+from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
 from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence
+
+
+class Forward(Protocol):
+    """What the engine asks of whatever computes."""
+
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
+        """See `Runner.run`."""
 
 
 class Runner:
@@ -44,8 +52,7 @@ class Runner:
         device = self._kv.device
         with torch.inference_mode(), attending(PackedStep(ordered, self._kv)):
             logits = self._model(
-                input_ids=torch.tensor([tokens], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                **model_inputs(self._model, ordered, tokens, positions),
                 use_cache=False,
                 # The head is the widest layer of all: only for rows that need it.
                 logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),

@@ -14,7 +14,7 @@ from illm.backends.local.engine.architecture import UnsupportedModel, expected_w
 from illm.backends.local.engine.attention import NAME, attending
 from illm.backends.local.engine.blocks import BlockPool
 from illm.backends.local.engine.kv import LayerShape
-from illm.backends.local.engine.runner import Runner
+from illm.backends.local.engine.runner import Forward
 from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
@@ -98,27 +98,58 @@ def reference(model: Any) -> Reference:
     return Reference(prompts, logits)
 
 
-def check(runner: Runner, pool: BlockPool, expected: Reference) -> None:
+def check(runner: Forward, pool: BlockPool, expected: Reference) -> None:
     """Run the reference's prompts through the engine's forward, in chunks, together and decoding.
 
     Raises:
         UnsupportedModel: the logits differ by more than rounding explains.
     """
-    long, short = (
+    long, short = _sequences(expected)
+    end = len(long.tokens)
+    _run(
+        runner, pool, expected, [long, short],
+        [Piece(long, 0, 5, False), Piece(short, 0, 6, True)],
+        [Piece(short, 6, 1, True), Piece(long, 5, end - 6, True)],
+        [Piece(long, end - 1, 1, True)],
+    )  # fmt: skip
+
+
+def check_in_turns(runner: Forward, pool: BlockPool, expected: Reference) -> None:
+    """As `check`, for a forward that computes sequences one after the other: one token each."""
+    sequences = _sequences(expected)
+    steps = []
+    for back in (2, 1, 0):
+        for sequence in sequences:
+            end = len(sequence.tokens) - back
+            start = 0 if back == 2 else end - 1
+            steps.append([Piece(sequence, start, end - start, True)])
+    _run(runner, pool, expected, sequences, *steps)
+
+
+def check_one_by_one(runner: Forward, pool: BlockPool, expected: Reference) -> None:
+    """As `check`, but never two at a time: for a model that keeps the past of one sequence."""
+    sequences = _sequences(expected)
+    for sequence in sequences:
+        end = len(sequence.tokens)
+        steps = [[Piece(sequence, 0, end - 2, True)], *([Piece(sequence, at, 1, True)] for at in (end - 2, end - 1))]
+        _run(runner, pool, expected, sequences, *steps)
+
+
+def _sequences(expected: Reference) -> list[LiveSequence]:
+    return [
         LiveSequence(SequenceRequest(id=i, prompt=prompt, max_new_tokens=1), lambda _: "")
         for i, prompt in enumerate(expected.prompts)
-    )
-    sequences = (long, short)
+    ]
+
+
+def _run(
+    runner: Forward, pool: BlockPool, expected: Reference, sequences: list[LiveSequence], *steps: list[Piece]
+) -> None:
     try:
         for sequence in sequences:
             if not pool.grow(sequence.blocks, len(sequence.tokens)):
                 return  # hardly any memory at all: nothing to check with
-        end = len(long.tokens)
-        for pieces in (
-            [Piece(long, 0, 5, False), Piece(short, 0, 6, True)],
-            [Piece(short, 6, 1, True), Piece(long, 5, end - 6, True)],
-            [Piece(long, end - 1, 1, True)],
-        ):
+        for pieces in steps:
             sampling, logits = runner.run(pieces)
             for sequence, row in zip(sampling, logits, strict=True):
                 _compare(row, expected.logits[sequences.index(sequence)][sequence.computed - 1])

@@ -76,6 +76,10 @@ class Score:
     text: str = ""
 
 
+FAILED = "failed"
+"""How a sequence ends that cannot be computed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
     """What one step added to one sequence.
@@ -84,7 +88,7 @@ class SequenceOutput:
         id: the request's.
         text: may be empty while a character or a possible stop string is undecided.
         tokens: new tokens in this step, the end-of-text token included.
-        finish: "stop" or "length" with the last output, None before.
+        finish: "stop", "length" or `FAILED` with the last output, None before.
         stop: the stop string that was met, with the last output.
         score: of the token, where the request wants it.
     """
@@ -106,7 +110,9 @@ class LiveSequence:
     `computed` has ever been.
     """
 
-    __slots__ = ("_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens")
+    __slots__ = (
+        "__weakref__", "_cutter", "_detokenizer", "_rng", "blocks", "computed", "reached", "request", "tokens",
+    )  # fmt: skip
 
     def __init__(self, request: SequenceRequest, decode: Callable[[Sequence[int]], str]) -> None:
         self.request = request
