@@ -96,15 +96,15 @@ class AudioWork:
         """See `Work.step`."""
         if not self._calls:
             return []
-        key = next(iter(self._calls))
-        call = self._calls.pop(key)
+        key, call = next(iter(self._calls.items()))
         try:
             events = self._begin(call) if call.steps is None else self._go_on(key, call)
         except Exception as error:  # what one recording does to the model is its own affair
             failure = GatewayError(Kind.INTERNAL, "The recording could not be heard")
             failure.__cause__ = error
-            return [(key, (Failed(failure),))]
-        if not (events and isinstance(events[-1], Done)):
+            events = (Failed(failure),)
+        del self._calls[key]
+        if not (events and isinstance(events[-1], Done | Failed)):
             self._calls[key] = call  # at the back of the line
         return [(key, events)] if events else []
 
@@ -185,7 +185,9 @@ def wish_of(request: Transcribe, transcriber: "Transcriber") -> "Wish":
     if request.translate and not transcriber.translates:
         raise _cannot(transcriber, "translate: it knows English only", "model")
     temperature = fields.get("temperature")
-    return Wish(_language(fields.get("language"), transcriber), fields.get("prompt"), temperature, request.translate, words)
+    return Wish(
+        _language(fields.get("language"), transcriber), fields.get("prompt"), temperature, request.translate, words
+    )
 
 
 def _check_format(word: str, *, stream: bool) -> None:

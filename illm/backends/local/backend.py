@@ -12,10 +12,20 @@ from weakref import WeakValueDictionary
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
+from illm.backends.local.demo import has_listener
 from illm.backends.local.frames import Note
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
-from illm.backends.local.sources import DEMO_EMBEDDER, Source, is_hub_id, kind_in, resolve_named, resolve_requested
+from illm.backends.local.sources import (
+    DEMO_EMBEDDER,
+    DEMO_LISTENER,
+    ModelKind,
+    Source,
+    is_hub_id,
+    kind_in,
+    resolve_named,
+    resolve_requested,
+)
 from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
 from illm.config import Config
@@ -26,6 +36,7 @@ CAPABILITIES = {
     "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
     "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
     "embedding": frozenset({Capability.EMBEDDINGS}),
+    "audio": frozenset({Capability.AUDIO}),
 }
 
 NAMELESS = frozenset({"tgi", "dummy"})
@@ -37,6 +48,19 @@ _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
 _EMBEDDING_CALLS = 16
+
+_AUDIO_CALLS = 4
+"""Recordings that are decoded at once: each may be hundreds of megabytes."""
+
+_AUDIO_WAITING = 32
+"""Recordings that may wait, whole files in memory; fewer than `max_queue`, which counts prompts."""
+
+_CALLS = {"embedding": _EMBEDDING_CALLS, "audio": _AUDIO_CALLS}
+
+_WANTED_KIND: dict[Capability, ModelKind] = {Capability.EMBEDDINGS: "embedding", Capability.AUDIO: "audio"}
+
+
+_DEMO_NAMES = {"embedding": DEMO_EMBEDDER, "audio": DEMO_LISTENER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +94,9 @@ class Local:
         named = [self._main] if self._main else []
         if not self._main_embeds and (said or demo):
             named.append(self._embedding)
+        self._audio = self._find_audio()
+        if self._audio is not None and self._audio is not self._main:
+            named.append(self._audio)
         self._named = tuple(self._serve(source, named=True) for source in named)
 
     @cached_property
@@ -79,6 +106,14 @@ class Local:
             return self._main
         return _find(self._embedding_name, "embedding")
 
+    def _find_audio(self) -> Source | Missing | None:
+        if self._config.audio_model is not None:
+            return _find(self._config.audio_model, "audio")
+        if self._main is not None and self._main.kind == "audio":
+            return self._main
+        demo = self._config.local and self._config.model == "demo" and has_listener()
+        return _find("demo", "audio") if demo else None
+
     def named(self) -> Sequence[Served]:
         """See `Backend.named`."""
         return self._named
@@ -87,6 +122,8 @@ class Local:
         """See `Backend.default`."""
         if need is Capability.EMBEDDINGS:
             return self._embedding.served
+        if need is Capability.AUDIO and self._audio is not None:
+            return self._audio.served
         capable = next((served.model for served in self._named if need in served.capabilities), None)
         if capable is not None or need in CAPABILITIES["text"]:
             return capable
@@ -98,13 +135,15 @@ class Local:
             return self._named[0]
         if model == self._embedding.served:
             return self._serve(self._embedding, named=False)
+        if self._audio is not None and model == self._audio.served:
+            return self._serve(self._audio, named=False)
         if not self._config.allows(model) or not is_hub_id(model):
             raise GatewayError(
                 Kind.MODEL_NOT_FOUND,
                 "The requested model does not exist here; /v1/models lists what is served",
                 param="model",
             )
-        source = resolve_requested(model, "embedding" if need is Capability.EMBEDDINGS else "text")
+        source = resolve_requested(model, _WANTED_KIND.get(need, "text"))
         return self._serve(source, named=False)
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
@@ -113,7 +152,7 @@ class Local:
         drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
         if self._config.engine == "thread":
             load, drive = partial(load, slot.note), EngineThread
-        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _EMBEDDING_CALLS
+        capacity = _CALLS.get(source.kind, self._config.max_sequences + _AHEAD)
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
@@ -124,11 +163,18 @@ class Local:
             capabilities=CAPABILITIES[source.kind],
             make_actor=make_actor,
             named=named,
-            mailbox=self._config.max_queue,
+            mailbox=min(self._config.max_queue, _AUDIO_WAITING) if source.kind == "audio" else self._config.max_queue,
             details=slot.describe,
-            # `demo` is the name of a pair: whoever asks it to embed means its embedder.
-            stand_ins={Capability.EMBEDDINGS: self._embedding.served} if source.served == "demo" else {},
+            stand_ins=self._stand_ins(source),
         )
+
+    def _stand_ins(self, source: Source | Missing) -> dict[Capability, str]:
+        found = {}
+        if source.kind in _GENERATING and self._audio is not None:
+            found[Capability.AUDIO] = self._audio.served
+        if source.served == "demo":  # the name of a set of models: whoever asks it to embed means its embedder
+            found[Capability.EMBEDDINGS] = self._embedding.served
+        return found
 
 
 def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
@@ -153,9 +199,9 @@ def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
 def _find(name: str, kind: str) -> Source | Missing:
     """Resolve what the operator named; its own files have the last word on what it is for."""
     try:
-        source = resolve_named(name, "embedding" if kind == "embedding" else "text")
+        source = resolve_named(name, kind if kind in ("embedding", "audio") else "text")  # type: ignore[arg-type]
     except GatewayError as error:
-        served = DEMO_EMBEDDER if (name, kind) == ("demo", "embedding") else name
+        served = _DEMO_NAMES.get(kind, name) if name == "demo" else name
         return Missing(served, kind, error, name)
     found = kind_in(source.directory) if source.directory is not None else "other"
     return source if found == "other" else replace(source, kind=found)
@@ -242,7 +288,25 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
     return EmbeddingWork(embedder)
 
 
-_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder}
+def _load_listener(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        from illm.backends.local.speech.load import load_listener
+    except ImportError as error:
+        raise _missing(error, "audio") from error
+    from illm.backends.local.audio_work import AudioWork
+
+    report = report_to(note)
+    # As many as an embedder gets, and for the same reason.
+    threads = config.audio_threads or max(1, cores() // 2)
+    try:
+        transcriber = load_listener(source, device=config.device, threads=threads, progress=report)
+    except ImportError as error:
+        raise _missing(error, "audio") from error
+    report(f"{source.served} is ready", None)
+    return AudioWork(transcriber, config.max_audio_seconds)
+
+
+_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder, "audio": _load_listener}
 
 
 def cores() -> int:
@@ -250,8 +314,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _missing(error: ImportError) -> GatewayError:
+def _missing(error: ImportError, extra: str = "local") -> GatewayError:
     return GatewayError(
         Kind.MODEL_LOAD_FAILED,
-        f"A local model needs the package {(error.name or 'torch').partition('.')[0]!r}: pip install 'illm[local]'",
+        f"A local model needs the package {(error.name or 'torch').partition('.')[0]!r}: pip install 'illm[{extra}]'",
     )

@@ -27,4 +27,6 @@ REFUSED = (
 def dialect(config: Config) -> Dialect:
     """Return how vLLM is spoken to."""
     # `/v1/models`, unlike `/health`, is there whatever server it really is, and costs no generation either.
-    return OpenAILike(framework="vllm", quirks=Quirks(refused=REFUSED, greedy_n=False, translates=True), probe_path="/v1/models")
+    return OpenAILike(
+        framework="vllm", quirks=Quirks(refused=REFUSED, greedy_n=False, translates=True), probe_path="/v1/models"
+    )

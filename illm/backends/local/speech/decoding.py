@@ -46,7 +46,9 @@ def decoded(audio: bytes, *, longest: float) -> Iterator[Any]:
             count += len(samples)
             if count > limit:
                 raise GatewayError(
-                    Kind.TOO_LARGE, f"The audio is longer than {longest:g} seconds, the most that is heard.", param="file"
+                    Kind.TOO_LARGE,
+                    f"The audio is longer than {longest:g} seconds, the most that is heard.",
+                    param="file",
                 )
             yield samples
     except (av.FFmpegError, ValueError, OverflowError) as error:

@@ -1,22 +1,21 @@
 """Whisper on CTranslate2, by way of faster-whisper: its decoding of a window with all its defaults, in our walk."""
 
 from collections.abc import Sequence
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import numpy
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
 from illm.backends.local.speech.spectrogram import LogMel, Spectrogram
 from illm.backends.local.speech.transcriber import Heard, Piece, Wish
+from illm.backends.local.speech.words import CLOSING, OPENING
 from illm.core.events import Word
 
 _PADDING = 160
-
-_OPENING = "\"'“¿([{-"
-_CLOSING = "\"'.。,，!！?？:：”)]}、"
-"""Punctuation that belongs to the word behind it, and to the word in front of it."""
 
 
 class FasterWhisper:
@@ -32,6 +31,7 @@ class FasterWhisper:
     def __init__(self, served: str, directory: Path, *, device: str, threads: int) -> None:
         kind, _, index = device.partition(":")
         self.served = served
+        ctranslate2.set_log_level(ERROR)  # it would warn, past our log, that half precision became single on a CPU
         self._model = WhisperModel(str(directory), device=kind, device_index=int(index or 0), cpu_threads=threads)
         self.languages = frozenset(self._model.supported_languages)
         self.translates = bool(self._model.model.is_multilingual)
@@ -83,7 +83,7 @@ class FasterListener:
     def time_words(self, pieces: Sequence[Piece], seek: int, frames: int, after: float) -> None:
         """See `Listener.time_words`."""
         rows = [{"seek": seek, "start": piece.start, "end": piece.end, "tokens": piece.tokens} for piece in pieces]
-        self._model.add_word_timestamps([rows], self._tokenizer, self._encoded, frames, _OPENING, _CLOSING, after)
+        self._model.add_word_timestamps([rows], self._tokenizer, self._encoded, frames, OPENING, CLOSING, after)
         for piece, row in zip(pieces, rows, strict=True):
             piece.start, piece.end = float(row["start"]), float(row["end"])
             piece.words = tuple(

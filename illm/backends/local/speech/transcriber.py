@@ -1,4 +1,4 @@
-"""What an engine that listens has to offer.  The walk through a recording (`sequential`) is the same for all of them."""
+"""What an engine that listens has to offer; the walk through a recording (`sequential`) is the same for all of them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

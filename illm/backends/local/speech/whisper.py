@@ -40,6 +40,7 @@ class Whisper:
     def __init__(self, served: str, model: Any, tokenizer: Any, extractor: Any, *, device: str) -> None:
         self.served = served
         settings = model.generation_config
+        settings.return_dict_in_generate = settings.output_scores = True
         multilingual = bool(getattr(settings, "is_multilingual", False) and getattr(settings, "lang_to_id", None))
         time_zero = int(settings.no_timestamps_token_id) + 1
         end = settings.eos_token_id
@@ -102,7 +103,6 @@ class WhisperListener:
             encoder_outputs=encoded,
             return_timestamps=True,
             return_dict_in_generate=True,
-            output_scores=True,
             force_unique_generate_call=True,
             **options,
         )

@@ -10,8 +10,9 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages that write without spaces: every character is a word there."""
 
-_OPENING = frozenset("\"'“¿([{-")
-_CLOSING = frozenset("\"'.。,，!！?？:：”)]}、")
+OPENING = "\"'“¿([{-"
+CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - punctuation of several scripts
+"""Punctuation that belongs to the word behind it, and to the word in front of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,10 @@ def _attached(words: Sequence[Word]) -> list[Word]:
         if opening is not None:
             word = Word(opening.word + word.word, opening.start, word.end)
             opening = None
-        elif mark in _CLOSING and found and not word.word.startswith(" "):
+        elif mark in CLOSING and found and not word.word.startswith(" "):
             found[-1] = replace(found[-1], word=found[-1].word + word.word)
             continue
-        elif mark in _OPENING and word.word.startswith(" "):
+        elif mark in OPENING and word.word.startswith(" "):
             opening = word
             continue
         found.append(word)
