@@ -42,19 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=3072, help="of the text whose perplexity is taken")
     parser.add_argument("--rounds", type=int, default=3, help="of the speed, each of all engines in turn")
     parser.add_argument("--length", type=int, default=48, help="tokens of a stream")
+    parser.add_argument("--only", choices=("quality", "speed"), help="half of it")
     options = parser.parse_args(arguments)
     contenders = [_contender(options.model, how, options.threads) for how in ("none", "int8")]
+    if options.only != "speed":
+        _show_quality(contenders, options.tokens)
+    if options.only != "quality":
+        _show_speed(contenders, options.rounds, options.length)
+
+
+def _show_quality(contenders: Sequence[Contender], tokens: int) -> None:
     exact = greedy(contenders[0])
     for one in contenders:
-        text = _text(one.model, options.tokens)
+        text = _text(one.model, tokens)
         print(f"{one.name}: perplexity {perplexity(one, text):.3f} over {len(text)} tokens in windows of {WINDOW}")
         same, first = agreement(exact, greedy(one))
         print(f"{one.name}: {same:.0%} of greedy tokens as exact; first difference at {first:.1f} (mean)")
+
+
+def _show_speed(contenders: Sequence[Contender], rounds: int, length: int) -> None:
+    for one in contenders:
+        rate(one, 1, 8)  # what is done only once
     for count in STREAMS:
         rates: dict[str, list[float]] = {one.name: [] for one in contenders}
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             for one in contenders:
-                rates[one.name].append(rate(one, count, options.length))
+                rates[one.name].append(rate(one, count, length))
         for name, values in rates.items():
             shown = ", ".join(f"{value:.1f}" for value in values)
             print(f"{name}: {count} streams: {statistics.median(values):.1f} tokens/s ({shown})")

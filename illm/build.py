@@ -40,7 +40,14 @@ def build_directory(config: Config) -> Directory:
         plans["transformers"] = lambda _: Unconfigured("transformers", _ONE_PROCESS)
     backends = [plans[framework](config) for framework in FRAMEWORKS if framework not in aliases]
     backends += [_foreign(entry, config) for entry in entry_points(group=ENTRY_POINTS)]
-    return Directory(backends, default=config.framework, max_loaded=config.max_loaded_models, aliases=aliases)
+    return Directory(
+        backends,
+        default=config.framework,
+        max_loaded=config.max_loaded_models,
+        aliases=aliases,
+        keep_alive=config.keep_alive,
+        memory_budget=config.memory_budget,
+    )
 
 
 def _foreign(entry: EntryPoint, config: Config) -> Backend:

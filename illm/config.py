@@ -18,6 +18,8 @@ from illm.errors import ConfigError
 from illm.http11.engine import ENGINES
 from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
 
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
 FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
 
 
@@ -42,6 +44,13 @@ def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -
         return value
 
     return parse
+
+
+def _size(text: str) -> int:
+    number = text.upper().removesuffix("B")
+    unit = _UNITS.get(number[-1:], 1)
+    amount: float = _number(float, 0, 2**60)(number[:-1] if unit > 1 else number)
+    return int(amount * unit)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -169,6 +178,10 @@ class Config:
         (), "comma-separated globs of models a request may name; the models named at start always may", _names
     )
     max_loaded_models: int = _option(2, "how many models that only requests named stay loaded", _number(int, 1, 1024))
+    keep_alive: float = _option(
+        0.0, "seconds after which a local model that nobody asks for is unloaded; 0 for never", _number(float, 0)
+    )
+    memory_budget: int = _option(0, "memory for all local models together, as 8GB or in bytes; 0 for no limit", _size)
     auto_install: bool = _option(
         False, "install missing packages of the chosen framework with pip at start", _switch, flag=True
     )
@@ -193,7 +206,20 @@ class Config:
     threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
     audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    prefix_cache: str = _option(
+        "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
+    )
     max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
+    tool_format: str = _option(
+        "auto",
+        "how local models write tool calls: auto (as their template says), hermes, llama3, mistral, pythonic or none",
+        _one_of("auto", "hermes", "llama3", "mistral", "pythonic", "none"),
+    )
+    reasoning: str = _option(
+        "auto",
+        "split what local models think from what they say: auto (as their template says), on or off",
+        _one_of("auto", "on", "off"),
+    )
     max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
     first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
     request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
+from benchmarks.engine_joining import again, joining
 from benchmarks.engine_load import Stream, decoding, embed, write
 from benchmarks.footprint import family, memory
 from benchmarks.load.plan import Plan
@@ -24,6 +25,9 @@ _MOST_ROUNDS = 3
 """Each engine starts anew in each round, alone: two on the same cores would measure each other."""
 _LOADED = 8
 """Streams that keep the engine decoding at full load."""
+_SHARED = 1000
+_JOINING = (30, 500)
+"""Words of prompts: about as many tokens."""
 _NOTHING = Upstream("", "openai", "")
 
 
@@ -54,6 +58,8 @@ def _one_life(system: System, number: int, quick: bool) -> Iterator[Sample]:
                 for count in STREAMS[:2] if quick else STREAMS:
                     streams = write(running, count, 8 if quick else TOKENS)
                     yield _written(f"{count} {'stream' if count == 1 else 'streams'}", running, number, streams)
+                if not quick:
+                    yield from _prompts(running, number)
             if system.supports(EMBEDDINGS):
                 embed(running, 1, 0.1)
                 for texts in BATCHES[:1] if quick else BATCHES:
@@ -63,6 +69,15 @@ def _one_life(system: System, number: int, quick: bool) -> Iterator[Sample]:
     except RuntimeError as error:
         say(f"{system.name}: {error}")
         yield Sample("local_engine", "start", system.name, number, {}, {"failed": 1})
+
+
+def _prompts(running: Running, number: int) -> Iterator[Sample]:
+    """Measure what prompts cost; no two have their words in common but those that should."""
+    metrics = again(running, _SHARED, 1000 * number)
+    yield Sample("local_engine", f"{_SHARED} words shared", running.name, number, metrics)
+    for words in _JOINING:
+        metrics = joining(running, _LOADED, words, 1000 * number + words)
+        yield Sample("local_engine", f"{words} words join {_LOADED} streams", running.name, number, metrics)
 
 
 def _written(case: str, running: Running, number: int, streams: Sequence[Stream]) -> Sample:

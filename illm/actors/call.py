@@ -18,7 +18,7 @@ from typing import Protocol, Self
 
 import anyio
 
-from illm.core.events import Delta, Event, Failed
+from illm.core.events import Delta, Event, Failed, Reasoning, ToolDelta
 from illm.core.requests import Request
 from illm.errors import GatewayError
 from illm.loop.wake import Wake
@@ -54,7 +54,7 @@ class Reply:
         return self.unread >= self._bound and not (self.left or self.closed)
 
     def put_nowait(self, *events: Event) -> None:
-        """Add events without waiting; a delta joins the unread one before it if both are of the same choice.
+        """Add events without waiting; a piece of text joins the unread one before it if both go on with the same.
 
         Raises:
             anyio.BrokenResourceError: the reader has left; what it would have read concerns nobody.
@@ -138,12 +138,30 @@ class Reply:
                         event.index, last.text + event.text, last.tokens + event.tokens, last.logprobs + event.logprobs
                     )
                     continue
+            elif pending and (merged := _merged(pending[-1], event)) is not None:
+                pending[-1] = merged
+                continue
             pending.append(event)
 
     def _make_room(self) -> None:
         on_room, self.on_room = self.on_room, None
         if on_room is not None:
             on_room()
+
+
+def _merged(last: Event, event: Event) -> Event | None:
+    """Return both in one: pieces of one choice's reasoning, or of one tool call after its beginning; else None."""
+    if type(event) is Reasoning and type(last) is Reasoning and last.index == event.index:
+        return Reasoning(event.index, last.text + event.text)
+    if (
+        type(event) is ToolDelta
+        and type(last) is ToolDelta
+        and (last.index, last.call) == (event.index, event.call)
+        and event.id is None
+        and event.name is None
+    ):
+        return ToolDelta(last.index, last.call, last.arguments + event.arguments, last.id, last.name)
+    return None
 
 
 class Owner(Protocol):

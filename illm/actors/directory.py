@@ -13,7 +13,9 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from illm.actors.backend import Backend, Unconfigured
+from illm.actors.call import unraised
 from illm.actors.ref import Ref, Served, State
+from illm.actors.resting import to_go, unload_idle
 from illm.actors.supervisor import Policy, supervise
 from illm.core.capabilities import Capability
 from illm.core.requests import Embed, Request
@@ -39,6 +41,8 @@ class Directory:
         max_loaded: how many models that only requests named may be loaded at once.
         policy: how crashed actors are restarted.
         aliases: frameworks that others answer for, and which: the same actors under a second name.
+        keep_alive: seconds after which a model that nobody asks for is unloaded; 0 for never.
+        memory_budget: bytes for all loaded models together; 0 for no limit.
     """
 
     def __init__(
@@ -49,11 +53,14 @@ class Directory:
         max_loaded: int = 2,
         policy: Policy | None = None,
         aliases: Mapping[str, str] | None = None,
+        keep_alive: float = 0.0,
+        memory_budget: int = 0,
     ) -> None:
         self.backends: Mapping[str, Backend] = {backend.framework: backend for backend in backends}
         self.aliases = aliases or {}
         self.default = self.aliases.get(default, default)
         self.max_loaded = max_loaded
+        self._keep_alive, self._memory_budget = keep_alive, memory_budget
         self.draining = False
         self.created = int(time())
         """Seconds since 1970: since when its models can be asked for, as far as anybody here knows."""
@@ -82,7 +89,9 @@ class Directory:
                 try:
                     self._start(ref)
                 except GatewayError as error:
-                    ref.inbox.refuse(error)
+                    self._no_room(ref, error)
+        if self._keep_alive:
+            tasks.start_soon(unload_idle, self, self._unload, self._keep_alive, name="illm:keep-alive")
 
     def drain(self) -> None:
         """Take no more; what runs may finish."""
@@ -128,13 +137,20 @@ class Directory:
     async def settled(self) -> None:
         """Wait until all that the operator named has started, or failed to: until `status` is not `loading`."""
         for ref in tuple(self):
-            if ref.served.named and not ref.served.optional:
+            if ref.served.named and not (ref.served.optional or ref.rested):
                 await ref.settled()
 
     @property
     def status(self) -> str:
         """The one word of `/healthz`: what nobody named, or said is there, does not count."""
-        states = {ref.state for ref in self if ref.served.named and not ref.served.optional}
+        # What was let go, or waits for somebody to ask, is as it should be.
+        states = {
+            ref.state
+            for ref in self
+            if ref.served.named
+            and not ref.served.optional
+            and not (ref.rested and ref.state in (State.IDLE, State.STARTING))
+        }
         if self.draining:
             return "draining"
         if isinstance(self.backends.get(self.default), Unconfigured):
@@ -181,6 +197,10 @@ class Directory:
             return  # its calls wait for `open`
         if not ref.served.named:
             self._evict_for(ref)
+        if self._memory_budget:
+            loaded = [other for other in self if other is not ref and other.state in LIVE]
+            for other in to_go(ref, loaded, self._memory_budget):
+                self._unload(other, f"{ref.model} needs its memory")
         ref.state = State.STARTING
         self._scopes[ref] = anyio.CancelScope()
         after = tuple(self._leaving.values())
@@ -230,11 +250,28 @@ class Directory:
         if not idle:
             raise GatewayError(Kind.OVERLOADED, f"{len(loaded)} other models are loaded and busy; try again later")
         oldest = min(idle, key=lambda other: other.used_at)
-        logger.info("unloading %s: least recently used, to make room for %s", oldest.model, ref.model)
-        self._leaving[oldest] = anyio.Event()
+        self._unload(oldest, f"least recently used, to make room for {ref.model}")
+
+    def _no_room(self, ref: Ref, error: GatewayError) -> None:
+        """A model that was named and cannot be loaded now is loaded when it can be and somebody asks; or never."""
+        ref.inbox.refuse(error)
+        logger.warning("%s is not loaded: %s", ref.model, error.message)
+        if error.kind is Kind.OVERLOADED:
+            ref.rested = True
+        else:
+            ref.state, ref.problem = State.FAILED, unraised(error)
+
+    def _unload(self, ref: Ref, why: str) -> None:
+        logger.info("unloading %s: %s", ref.model, why)
+        self._leaving[ref] = anyio.Event()
+        if ref.served.named:
+            successor = Ref(ref.served, self._start)
+            successor.rested = True
+            self._refs[ref.served.framework, ref.model] = successor
+            self._changed()
         # At once, so that nobody calls an actor that is on its way out.
-        self._forget(oldest, GatewayError(Kind.NOT_READY, f"The model {oldest.model!r} was unloaded; ask again"))
-        self._scopes[oldest].cancel()
+        self._forget(ref, GatewayError(Kind.NOT_READY, f"The model {ref.model!r} was unloaded; ask again"))
+        self._scopes[ref].cancel()
 
 
 def choose(

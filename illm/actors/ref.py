@@ -51,6 +51,8 @@ class Served:
         stand_ins: models that answer in this one's name what it cannot do itself, by capability.
         most_inputs: called for how many texts it embeds at once; None for any number.
         quick_start: its start takes moments, for which requests wait rather than be refused.
+        unloads: what it holds may be let go while nobody asks for it, and is loaded again for the next who does.
+        memory: called for about how many bytes it holds, or will.
     """
 
     framework: str
@@ -67,6 +69,8 @@ class Served:
     stand_ins: Mapping[Capability, str] = field(default_factory=dict)
     most_inputs: Callable[[], int | None] = lambda: None
     quick_start: bool = False
+    unloads: bool = False
+    memory: Callable[[], int] = int
 
 
 class Ref:
@@ -75,11 +79,15 @@ class Ref:
     Args:
         served: what it serves.
         start: asked, without waiting, to run the actor when the first call reaches an idle one; may refuse.
+
+    Attributes:
+        rested: it was unloaded, or never loaded, for want of requests or room: who asks next starts it and waits.
     """
 
     def __init__(self, served: Served, start: Callable[["Ref"], None]) -> None:
         self.served = served
         self._state = State.IDLE
+        self.rested = False
         self._moved: anyio.Event | None = None
         self._problem: GatewayError | None = None
         self.inbox = Inbox(served.mailbox)
@@ -167,7 +175,7 @@ class Ref:
         match self.state:
             case State.READY | State.IDLE:
                 return None
-            case State.STARTING if not self.served.named or self.served.quick_start:
+            case State.STARTING if not self.served.named or self.served.quick_start or self.rested:
                 return None  # one started by a request has that request and its followers wait
             case State.STARTING:
                 return GatewayError(Kind.NOT_READY, f"The model {self.model!r} is still loading")

@@ -15,12 +15,14 @@ from illm.errors import GatewayError
 class Logprob:
     """One token's natural log-probability (-9999.0 for minus infinity); `raw` is its bytes where known.
 
+    `logprob` is None for the first token of an echoed prompt, which follows from nothing.
+
     `id` is its number in the vocabulary, where known; `special` says that it is no part of the text, whatever its own
     text (the end of the text, say).
     """
 
     token: str
-    logprob: float
+    logprob: float | None
     raw: bytes | None = None
     top: "tuple[Logprob, ...]" = ()
     id: int | None = None

@@ -31,6 +31,11 @@ class Sampling:
     """Token id, as text, to what is added to its logit."""
     logprobs: int | None = None
     """How many alternatives beside each token's own log-probability; `None` for no log-probabilities at all."""
+    typical_p: float | None = None
+    best_of: int | None = None
+    """How many to make of which the best `n` are answered; `None` where that is `n` anyway."""
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
 
     def over(self, defaults: "Sampling") -> "Sampling":
         """Fill what the client left open from `defaults`; what the client said stays."""
@@ -147,6 +152,8 @@ class Chat:
     framework: str | None = None
     stream: bool = False
     include_usage: bool = False
+    priority: int = 0
+    """Lower goes first."""
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The decoded JSON, for backends that speak the client's dialect and relay what they know."""
     plain: bool = field(default=False, init=False, repr=False, compare=False)
@@ -173,6 +180,8 @@ class Completion:
     framework: str | None = None
     stream: bool = False
     include_usage: bool = False
+    priority: int = 0
+    """Lower goes first."""
     body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     needs: Capability = Capability.COMPLETIONS
 

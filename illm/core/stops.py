@@ -34,7 +34,7 @@ class StopCutter:
             _, at, self.hit = min(hits)
             self._held = ""
             return text[:at]
-        hold = max(_overlap(text, stop) for stop in self._stops)
+        hold = max(overlap(text, stop) for stop in self._stops)
         cut = len(text) - hold
         self._held = text[cut:]
         return text[:cut]
@@ -45,7 +45,7 @@ class StopCutter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest proper prefix of `stop` that `text` ends with."""
     for size in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:size]):

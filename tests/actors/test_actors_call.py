@@ -8,7 +8,7 @@ from acting import DONE, answer, chat
 from hypothesis import given, strategies
 
 from illm.actors.call import Call, Reply, unraised
-from illm.core.events import Delta, Failed, Finish
+from illm.core.events import Delta, Failed, Finish, Reasoning, ToolDelta
 from illm.errors import GatewayError, Kind
 from illm.loop.wake import Wake
 
@@ -48,6 +48,20 @@ def test_merging_keeps_every_choice_s_text_tokens_and_order(events):
     assert [told(merged, index) for index in range(3)] == [told(events, index) for index in range(3)]
     pairs = itertools.pairwise(merged)
     assert not any(type(a) is type(b) is Delta and a.index == b.index for a, b in pairs)
+
+
+def test_reasoning_and_arguments_merge_too_and_calls_stay_apart():
+    reply = Reply()
+    reply.put_nowait(Reasoning(0, "a"), Reasoning(0, "b"), Reasoning(1, "c"))
+    reply.put_nowait(ToolDelta(0, 0, id="x", name="f"), ToolDelta(0, 0, "{"), ToolDelta(0, 0, "}"))
+    reply.put_nowait(ToolDelta(0, 1, "{", id="y", name="f"), ToolDelta(0, 0, "?"))
+    assert reply.take_nowait() == [
+        Reasoning(0, "ab"),
+        Reasoning(1, "c"),
+        ToolDelta(0, 0, "{}", "x", "f"),
+        ToolDelta(0, 1, "{", "y", "f"),
+        ToolDelta(0, 0, "?"),
+    ]
 
 
 async def test_a_reader_gets_all_there_is_in_one_batch():

@@ -45,6 +45,11 @@ def test_what_the_client_does_not_say_stays_open():
     assert parse_chat(HELLO).model is None
 
 
+def test_priority_is_carried():
+    assert [parse_chat({**HELLO, **said}).priority for said in ({}, {"priority": -3})] == [0, -3]
+    assert [parse_completion({**PROMPT, **said}).priority for said in ({}, {"priority": 3})] == [0, 3]
+
+
 OPTIONAL = [
     *SAMPLING_FIELDS,
     "max_completion_tokens",

@@ -114,6 +114,8 @@ def test_effort_and_suffix():
         ({"logit_bias": {"a": 1}}, "logit_bias", Kind.INVALID_REQUEST),
         ({"logit_bias": {"5": 101}}, "logit_bias[...]", Kind.INVALID_REQUEST),
         ({"min_p": 2}, "min_p", Kind.INVALID_REQUEST),
+        ({"priority": 0.5}, "priority", Kind.INVALID_REQUEST),
+        ({"priority": 2**31}, "priority", Kind.INVALID_REQUEST),
         ({"logprobs": 1}, "logprobs", Kind.INVALID_REQUEST),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", Kind.INVALID_REQUEST),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].name", Kind.INVALID_REQUEST),

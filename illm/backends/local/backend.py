@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
+from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.demo import has_listener
+from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
+from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import (
@@ -26,15 +30,21 @@ from illm.backends.local.sources import (
     resolve_named,
     resolve_requested,
 )
+from illm.backends.local.template import template_in
 from illm.backends.local.threads import EngineThread
 from illm.backends.local.work import Work
 from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
 
+if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.load import TextModel
+
+_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+
 CAPABILITIES = {
-    "text": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING}),
-    "vision": frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.IMAGES}),
+    "text": _TEXT,
+    "vision": _TEXT | {Capability.IMAGES},
     "embedding": frozenset({Capability.EMBEDDINGS}),
     "audio": frozenset({Capability.AUDIO}),
 }
@@ -59,8 +69,19 @@ _CALLS = {"embedding": _EMBEDDING_CALLS, "audio": _AUDIO_CALLS}
 
 _WANTED_KIND: dict[Capability, ModelKind] = {Capability.EMBEDDINGS: "embedding", Capability.AUDIO: "audio"}
 
-
 _DEMO_NAMES = {"embedding": DEMO_EMBEDDER, "audio": DEMO_LISTENER}
+
+_HONOURED = SAMPLING | {
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "priority",
+    "reasoning_effort",
+    "tool_choice",
+    "tools",
+}
+
+SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str](), "audio": frozenset[str]()}
+"""Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +181,14 @@ class Local:
         return Served(
             framework=self.framework,
             model=source.served,
-            capabilities=CAPABILITIES[source.kind],
+            capabilities=_capabilities(source, self._config),
             make_actor=make_actor,
             named=named,
             mailbox=min(self._config.max_queue, _AUDIO_WAITING) if source.kind == "audio" else self._config.max_queue,
+            supported=SUPPORTED[source.kind],
             details=slot.describe,
+            unloads=True,
+            memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
             stand_ins=self._stand_ins(source),
         )
 
@@ -207,6 +231,19 @@ def _find(name: str, kind: str) -> Source | Missing:
     return source if found == "other" else replace(source, kind=found)
 
 
+def _capabilities(source: Source | Missing, config: Config) -> frozenset[Capability]:
+    known = CAPABILITIES[source.kind]
+    if source.kind not in _GENERATING or isinstance(source, Missing) or source.directory is None:
+        return known  # what has yet to be fetched says when it is there
+    template = template_in(source.directory)
+    calls = "tools" in template and config.tool_format != "none" and (config.tool_format != "auto" or detect(template))
+    return known | {Capability.TOOLS} if calls else known
+
+
+def _style(model: "TextModel", config: Config) -> AnswerStyle:
+    return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
@@ -227,12 +264,13 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -253,6 +291,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
             model.renderer.decode,
             kv_tokens=config.kv_tokens or None,
             max_sequences=config.max_sequences,
+            prefix_cache=config.prefix_cache == "on",
             quantize=config.quantize,
         )
 
@@ -270,7 +309,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine)
+    return TextWork(model, engine, _style(model, config))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:

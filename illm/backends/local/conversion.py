@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from illm.backends.local import demo
+from illm.backends.local.reasons import reason
 from illm.errors import GatewayError, Kind
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def _convert(gguf: Path, directory: Path, progress: Progress) -> None:
     except Exception as error:  # no mapping for the architecture, a file cut short: any type
         log.error("converting %s failed", gguf.name, exc_info=error)
         raise GatewayError(
-            Kind.MODEL_LOAD_FAILED, f"The GGUF file '{gguf.name}' cannot be converted ({type(error).__name__})."
+            Kind.MODEL_LOAD_FAILED, f"The GGUF file '{gguf.name}' cannot be converted ({reason(error)})."
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from illm.backends.local.conversion import Progress
 from illm.backends.local.prompt import PromptRenderer
 from illm.backends.local.quiet import quiet
+from illm.backends.local.reasons import reason
 from illm.backends.local.sources import Source, fetch, has_weights, kind_in, no_weights, read_json
 from illm.core.requests import Sampling
 from illm.errors import GatewayError, Kind
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 DType = Literal["bfloat16", "float16", "float32"]
 
 # Fields of generation_config.json that are ours as well.
-_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p", "typical_p")
 _UNKNOWN_CONTEXT = 2048
 
 _CLASSES = {"text": "AutoModelForCausalLM", "vision": "AutoModelForImageTextToText"}
@@ -306,5 +307,5 @@ def failing_to_load(served: str) -> Iterator[None]:
     except Exception as error:
         log.error("loading %s failed", served, exc_info=error)
         raise GatewayError(
-            Kind.MODEL_LOAD_FAILED, f"The model '{served}' could not be loaded ({type(error).__name__})."
+            Kind.MODEL_LOAD_FAILED, f"The model '{served}' could not be loaded ({reason(error)})."
         ) from error

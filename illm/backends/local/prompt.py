@@ -8,18 +8,21 @@ does not depend on that flag and takes none, so a long prompt never holds up the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
-from illm.backends.local.template import FALLBACK, FALLBACK_STOPS
+from illm.backends.local.answers.style import NOTHING_ASKED, AnswerStyle, Asked
+from illm.backends.local.control_tokens import control_tokens, refuse_control_keys, special_tokens
+from illm.backends.local.template import FALLBACK, FALLBACK_STOPS, TemplateFacts, wants_text_arguments
+from illm.backends.local.turns import TurnWriter
 from illm.core.requests import Message, Prompt, Text
 from illm.errors import GatewayError, Kind
 
 log = logging.getLogger(__name__)
 
-# Few templates know `developer`; it is the newer name of the same thing.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_TAIL = 32
+"""Tokens at the end of a prompt that are looked at: enough for a tag, whatever it is tokenised to."""
 
 
 class PromptRenderer:
@@ -53,9 +56,28 @@ class PromptRenderer:
                 ", ".join(map(repr, self.stops)),
             )
         self._check_template(served)
+        self._facts = TemplateFacts.of(tokenizer, self._template)
+        self._special = special_tokens(tokenizer)
+        self._control = control_tokens(tokenizer, self._facts.text)
+        knows_tools = "tools" in self._facts.variables or "tool_calls" in self._facts.text
+        self._turns = TurnWriter(
+            self._content,
+            tools=knows_tools,
+            text_arguments=knows_tools and wants_text_arguments(lambda turns: self._text(self._render(turns))),
+            short_ids=self._facts.short_ids,
+        )
 
-    def chat(self, messages: tuple[Message, ...]) -> list[int]:
+    def style(self, *, tool_format: str = "auto", reasoning: str = "auto") -> AnswerStyle:
+        """Return how the model's answers look; see `AnswerStyle`."""
+        facts = self._facts
+        return AnswerStyle(facts.text, facts.variables, self._special, tool_format=tool_format, reasoning=reasoning)
+
+    def chat(self, messages: tuple[Message, ...], asked: Asked = NOTHING_ASKED) -> list[int]:
         """Return the prompt that asks for the next assistant turn.
+
+        Args:
+            messages: the conversation.
+            asked: what else the template is told.
 
         Raises:
             GatewayError: `INVALID_REQUEST` for a role or a sequence of turns that the template refuses, `CAPABILITY`
@@ -63,11 +85,15 @@ class PromptRenderer:
         """
         if not messages:
             raise GatewayError(Kind.INVALID_REQUEST, "messages must not be empty.", param="messages")
-        turns = [self._turn(index, message) for index, message in enumerate(messages)]
+        turns = self._turns.write(messages)
+        arguments = [call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls", ())]
+        refuse_control_keys(arguments, self._control, "messages")
+        refuse_control_keys(asked.tools, self._control, "tools")
+        refuse_control_keys(asked.variables, self._control, "chat_template_kwargs")
         from jinja2 import TemplateError
 
         try:
-            return self._render(turns)
+            return self._render(turns, asked)
         except (TemplateError, ValueError, TypeError) as error:
             raise GatewayError(
                 Kind.INVALID_REQUEST, f"The model's chat template refuses these messages: {error}", param="messages"
@@ -92,15 +118,36 @@ class PromptRenderer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def decoder(self, keep: frozenset[int]) -> Callable[[Sequence[int]], str]:
+        """Return `decode`, with some special tokens left in: those that a parser of answers has to see."""
+        hidden = frozenset(self._special.values()) - keep
+
+        def decode(ids: Sequence[int]) -> str:
+            return self._text([token for token in ids if token not in hidden])
+
+        return decode
+
+    def tail(self, prompt: Sequence[int]) -> str:
+        """Return how a prompt's text ends, special tokens included."""
+        return self._text(prompt[-_TAIL:])
+
     def token(self, token: int) -> str:
         """Return the text of one token by itself, special ones included."""
-        text: str = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._text([token])
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _render(self, turns: list[dict[str, Any]]) -> list[int]:
+    def _render(self, turns: list[dict[str, Any]], asked: Asked = NOTHING_ASKED) -> list[int]:
         with self._lock:
             encoded = self._tokenizer.apply_chat_template(
-                turns, chat_template=self._template, add_generation_prompt=True, sanitize_control_tokens=True
+                turns,
+                tools=asked.tools,
+                chat_template=self._template,
+                add_generation_prompt=True,
+                sanitize_control_tokens=True,
+                **(asked.variables or {}),
             )
         return list(encoded["input_ids"])
 
@@ -126,24 +173,13 @@ class PromptRenderer:
         from jinja2 import TemplateError, TemplateSyntaxError
 
         try:
-            self._render([self._turn(0, Message("user", (Text("?"),)))])
+            self._render([{"role": "user", "content": self._content(Message("user", (Text("?"),)), "content")}])
         except TemplateSyntaxError as error:
             raise GatewayError(
                 Kind.MODEL_LOAD_FAILED, f"The chat template of '{served}' cannot be read: {error.message}"
             ) from error
         except (TemplateError, ValueError, TypeError) as error:
             log.warning("%s: its chat template refuses a single user message: %s", served, error)
-
-    def _turn(self, index: int, message: Message) -> dict[str, Any]:
-        role = _ROLES.get(message.role)
-        if role is None:
-            raise GatewayError(
-                Kind.INVALID_REQUEST,
-                f"messages[{index}].role must be one of {', '.join(_ROLES)}.",
-                param=f"messages[{index}].role",
-            )
-        content = self._content(message, f"messages[{index}].content")
-        return {"role": role, "content": content} | ({"name": message.name} if message.name else {})
 
     def _content(self, message: Message, where: str) -> Any:
         """Return a message's content as the template takes it."""

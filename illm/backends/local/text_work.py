@@ -1,11 +1,17 @@
 """Chat and completions on one engine: calls become sequences, and what the engine makes of them becomes events."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.engine import FAILED, RequestTooLarge, Score, SequenceOutput, SequenceRequest
+from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
+from illm.backends.local.best_of import Contest
+from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
+from illm.backends.local.logprobs import Echo, TokenTeller
+from illm.backends.local.parameters import refuse_impossible
 from illm.backends.local.work import Batch
-from illm.core.events import Delta, Done, Event, Failed, Finish, Logprob, Usage
+from illm.core.events import Delta, Done, Event, Failed, Finish, Usage
 from illm.core.requests import Chat, Completion, Request, Sampling
 from illm.errors import GatewayError, Kind
 
@@ -26,6 +32,12 @@ class PreparedText:
     max_tokens: list[int]
     stops: tuple[str, ...]
     eos: frozenset[int]
+    logprobs: int | None
+    echoes: tuple[Echo, ...] = ()
+    chat: bool = False
+    answers: AnswerPlan | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -33,10 +45,21 @@ class Conversation:
     """One call's sequences, and what has come of them."""
 
     key: int
+    prepared: PreparedText
     sequences: range
     running: int
     prompt_tokens: int
+    contest: Contest | None
+    unechoed: set[int]
     completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+    """How much of each prompt nobody had to compute, not even its first choice for the others."""
+    readers: dict[int, AnswerReader] = field(default_factory=dict)
+    """By sequence, where an answer is more than text."""
+
+    def prompt_of(self, index: int) -> int:
+        """Return which prompt the sequence with this index continues."""
+        return index // (len(self.sequences) // len(self.prepared.prompts))
 
 
 class TextWork:
@@ -45,11 +68,13 @@ class TextWork:
     Args:
         model: the loaded model.
         engine: made over it, in the same thread.
+        style: how its answers look; without one they are text.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine") -> None:
+    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
         self._model = model
         self._engine = engine
+        self._style = style
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
@@ -58,26 +83,48 @@ class TextWork:
         """See `Work.prepare`."""
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
+        refuse_impossible(request, sampling, self._model.vocabulary)
         renderer = self._model.renderer
+        answers: AnswerPlan | None = None
         if isinstance(request, Chat):
-            prompts, field_name = [renderer.chat(request.messages)], "messages"
+            prompt, answers = self._chat(request)
+            prompts, field_name = [prompt], "messages"
             # `ignore_eos` is for measuring: nothing but the length may end the answer then.
             stops = sampling.stop if sampling.ignore_eos else (*sampling.stop, *renderer.stops)
         else:
             prompts, field_name, stops = [renderer.raw(prompt) for prompt in request.prompts], "prompt", sampling.stop
         limits = [_room(prompt, sampling.max_tokens, self._engine.context, field_name) for prompt in prompts]
         eos = frozenset[int]() if sampling.ignore_eos else self._model.eos
-        return PreparedText(prompts, sampling, limits, stops, eos)
+        # The best are known by their probabilities, whoever wants to see those.
+        logprobs = sampling.logprobs if sampling.best_of is None else sampling.logprobs or 0
+        return PreparedText(
+            prompts,
+            sampling,
+            limits,
+            stops,
+            eos | frozenset(sampling.stop_token_ids),
+            logprobs,
+            self._echoes(request, prompts),
+            isinstance(request, Chat),
+            answers,
+            renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
+            request.priority,
+        )
 
     def add(self, key: int, prepared: PreparedText) -> None:
         """See `Work.add`."""
         sampling = prepared.sampling
-        count = len(prepared.prompts) * sampling.n
-        conversation = Conversation(key, range(self._next, self._next + count), count, sum(map(len, prepared.prompts)))
+        each = sampling.best_of or sampling.n
+        count = len(prepared.prompts) * each
+        contest = None if each == sampling.n else Contest(sampling.n, each, logprobs=sampling.logprobs is not None)
+        sequences = range(self._next, self._next + count)
+        conversation = Conversation(
+            key, prepared, sequences, count, sum(map(len, prepared.prompts)), contest, set(range(count))
+        )
         self._next += count
         try:
             for choice, sequence in enumerate(conversation.sequences):
-                prompt = choice // sampling.n
+                prompt = choice // each
                 self._engine.add(
                     SequenceRequest(
                         id=sequence,
@@ -86,14 +133,25 @@ class TextWork:
                         temperature=sampling.temperature or 0.0,
                         top_p=1.0 if sampling.top_p is None else sampling.top_p,
                         top_k=sampling.top_k or 0,
+                        min_p=sampling.min_p or 0.0,
+                        typical_p=sampling.typical_p or 1.0,
                         repetition_penalty=sampling.repetition_penalty or 1.0,
+                        presence_penalty=sampling.presence_penalty or 0.0,
+                        frequency_penalty=sampling.frequency_penalty or 0.0,
+                        logit_bias={int(token): bias for token, bias in (sampling.logit_bias or {}).items()},
+                        min_tokens=sampling.min_tokens,
                         # One seed for n choices must not give n equal answers.
                         seed=None if sampling.seed is None else sampling.seed + choice,
                         stop=prepared.stops,
                         eos=prepared.eos,
-                        logprobs=sampling.logprobs,
+                        logprobs=prepared.logprobs,
+                        prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
+                        priority=prepared.priority,
+                        decode=prepared.decode,
                     )
                 )
+                if prepared.answers is not None:
+                    conversation.readers[sequence] = prepared.answers.reader(choice)
         except BaseException as error:
             self._drop(conversation)
             if isinstance(error, RequestTooLarge):
@@ -131,26 +189,74 @@ class TextWork:
             return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request's images")),)
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
-        logprobs = () if output.score is None else (self._logprob(output.score),)
-        events: list[Event] = [Delta(index, output.text, output.tokens, logprobs)] if output.text or logprobs else []
-        if output.finish is not None:
-            events.append(Finish(index, output.finish, output.stop))
+        prepared, score = conversation.prepared, output.score
+        logprobs = () if score is None else (self._tell.chosen(score, appears=not prepared.chat),)
+        finish, text = output.finish, Delta(index, output.text, output.tokens, logprobs)
+        reader = conversation.readers.get(output.id)
+        if reader is None:
+            events: list[Event] = [text] if output.text or logprobs else []
+        else:
+            events, finish = self._read(reader, output, text)
+        if prepared.echoes and index in conversation.unechoed:
+            conversation.unechoed.discard(index)
+            prompt = conversation.prompt_of(index)
+            echo = self._tell.echoed(index, prepared.echoes[prompt], prepared.prompts[prompt], output.prompt)
+            events.insert(0, echo)
+        if finish is not None:
+            events.append(Finish(index, finish, output.stop))
+            prompt = conversation.prompt_of(index)
+            conversation.cached[prompt] = min(conversation.cached.get(prompt, output.cached), output.cached)
+        if conversation.contest is not None:
+            events = conversation.contest.feed(index, None if score is None else score.logprob, events)
+        if finish is not None:
             del self._by_sequence[output.id]
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
-                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens)))
+                cached = sum(conversation.cached.values())
+                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
 
-    def _logprob(self, score: Score) -> Logprob:
-        special = score.token in self._model.eos
-        top = tuple(Logprob(self._token(token), logprob, id=token) for token, logprob in score.top)
-        # The end of the text has text of its own, which is no part of the answer.
-        text = self._token(score.token) if special else score.text
-        return Logprob(text, score.logprob, None, top, score.token, special)
+    @cached_property
+    def _tell(self) -> TokenTeller:
+        return TokenTeller(self._model)
 
-    def _token(self, token: int) -> str:
-        return self._model.renderer.token(token)
+    def _chat(self, request: Chat) -> tuple[list[int], AnswerPlan | None]:
+        renderer = self._model.renderer
+        if self._style is None:
+            return renderer.chat(request.messages), None
+        prompt = renderer.chat(request.messages, self._style.ask(request))
+        plan = self._style.plan(request, renderer.tail(prompt))
+        if plan is not None and plan.grammar is not None:
+            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
+            )
+        return prompt, plan
+
+    def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
+        """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""
+        events, finish = reader.feed(said.text), output.finish
+        if finish is None and reader.enough:
+            self._engine.abort(output.id)  # the one call that was asked for is complete
+            finish = "stop"
+        if finish is not None:
+            events += reader.close()
+            finish = reader.reason(finish)
+        if said.logprobs or any(type(event) is Delta for event in events):
+            # Counts and log-probabilities go with text, be it empty: nothing else carries them.
+            at = next((at for at, event in enumerate(events) if type(event) is Delta), None)
+            shown = events.pop(at) if at is not None else None
+            text = shown.text if type(shown) is Delta else ""
+            events.insert(at or 0, Delta(said.index, text, said.tokens, said.logprobs))
+        return events, finish
+
+    def _echoes(self, request: Chat | Completion, prompts: list[list[int]]) -> tuple[Echo, ...]:
+        if isinstance(request, Chat) or not request.echo:
+            return ()
+        pieces = request.sampling.logprobs is not None
+        pairs = zip(request.prompts, prompts, strict=True)
+        return tuple(self._tell.echo(prompt, ids, pieces=pieces) for prompt, ids in pairs)
 
     def _drop(self, conversation: Conversation) -> None:
         for sequence in conversation.sequences:
@@ -161,7 +267,7 @@ class TextWork:
 def _room(prompt: list[int], asked: int | None, context: int, field_name: str) -> int:
     """Return how many tokens may follow a prompt.  Raises `GatewayError` where they do not fit."""
     left = context - len(prompt)
-    if left < 1 or (asked is not None and asked > left):
+    if left < (1 if asked is None else asked):
         wanted = f" and {asked} tokens are to follow" if asked is not None else ""
         raise GatewayError(
             Kind.CONTEXT_LENGTH,

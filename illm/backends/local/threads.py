@@ -1,9 +1,10 @@
-"""The two threads of a local model, and how what they make reaches the loop.
+"""The threads of a local model, and how what they make reaches the loop.
 
 All torch work, loading included, happens in the engine thread: OpenMP keeps a pool for each calling thread, and a
-second one costs a fifth of the speed.  Tokenising has a thread of its own, so that a long prompt stops no stream.
+second one costs a fifth of the speed.  Tokenising has a thread of its own, so that a long prompt stops no stream; and
+prompts with images have another, as decoding those takes seconds where words take milliseconds.
 
-Both are daemons: a thread cannot be killed, and a wedged device must not keep the process from ending.  Whatever one
+All are daemons: a thread cannot be killed, and a wedged device must not keep the process from ending.  Whatever one
 raises is posted, never lost.  Nothing crosses to the loop alone: results gather in an outbox and wake the loop once.
 """
 
@@ -16,6 +17,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from illm.backends.local.work import Batch, Work
+from illm.core.capabilities import Capability
 from illm.core.events import Failed
 from illm.core.requests import Request
 from illm.errors import GatewayError, Kind
@@ -71,8 +73,34 @@ class Outbox:
             self._deliver(self._batches.popleft())
 
 
+class _Lane:
+    """Prompts that are prepared one after another, in one thread.
+
+    Args:
+        prepare: prepares one, by its key; returns whether there is any use in going on.
+        left: called in the thread when it ends.
+        name: of the thread.
+    """
+
+    def __init__(self, prepare: Callable[[int], bool], left: Callable[[], None], name: str) -> None:
+        self._prepare, self._left = prepare, left
+        self.keys: SimpleQueue[int | None] = SimpleQueue()
+        self.began: float | None = None
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        going = True
+        try:
+            while going and (key := self.keys.get()) is not None:
+                self.began = monotonic()
+                going = self._prepare(key)
+                self.began = None
+        finally:
+            self._left()
+
+
 class EngineThread:
-    """One model in one thread, and its prompt thread.
+    """One model in one thread, and its prompt threads.
 
     Args:
         name: for the thread list and the log.
@@ -80,7 +108,7 @@ class EngineThread:
         outbox: where results go.
         loaded: called in the engine thread when `load` has returned.
         ended: called in the engine thread when no more results come, with what ended it (None if it was asked to).
-        gone: called in the last of the two threads, after `ended`: nothing of the model is in use any more.
+        gone: called in the last of the threads, after `ended`: nothing of the model is in use any more.
     """
 
     def __init__(
@@ -95,16 +123,16 @@ class EngineThread:
     ) -> None:
         self._load, self._outbox, self._loaded, self._ended, self._gone = load, outbox, loaded, ended, gone
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
-        self._prompts: SimpleQueue[int | None] = SimpleQueue()
         self._unprepared: dict[int, Asking] = {}
         self._work: Work | None = None
         self._stopping = False
         self._step_began: float | None = None
-        self._prompt_began: float | None = None
         self._lock = threading.Lock()
         self._running = 0
         self._engine = threading.Thread(target=self._run, name=f"illm-engine-{name}", daemon=True)
-        self._prompter = threading.Thread(target=self._prepare_all, name=f"illm-prompt-{name}", daemon=True)
+        self._words = _Lane(self._prepare_next, self._leave_thread, f"illm-prompt-{name}")
+        self._images = _Lane(self._prepare_next, self._leave_thread, f"illm-image-{name}")
+        self._lanes = (self._words, self._images)
 
     def start(self) -> None:
         """Begin to load."""
@@ -113,7 +141,8 @@ class EngineThread:
     def submit(self, key: int, call: Asking) -> None:
         """Have a call tokenised and taken up; its events will carry `key`."""
         self._unprepared[key] = call
-        self._prompts.put(key)
+        lane = self._images if call.request.needs is Capability.IMAGES else self._words
+        lane.keys.put(key)
 
     def abort(self, key: int) -> None:
         """Drop a call; takes effect before the next step."""
@@ -122,21 +151,23 @@ class EngineThread:
         self._commands.put(lambda work: work.abort(key))
 
     def stop(self) -> None:
-        """Ask both threads to end after what they are doing."""
+        """Ask all threads to end after what they are doing."""
         self._stopping = True
         self._commands.put(None)
-        self._prompts.put(None)
+        for lane in self._lanes:
+            lane.keys.put(None)
 
     @property
     def alive(self) -> bool:
-        """Whether either thread still holds the model, be it wedged."""
+        """Whether any thread still holds the model, be it wedged."""
         return self._running > 0
 
     @property
     def stuck_for(self) -> float:
-        """Seconds that the running step or prompt has taken so far, the longer of the two; 0 between them."""
+        """Seconds that the running step or a prompt has taken so far, the longest of them; 0 between them."""
         now = monotonic()
-        return max((now - began for began in (self._step_began, self._prompt_began) if began is not None), default=0.0)
+        started = (self._step_began, *(lane.began for lane in self._lanes))
+        return max((now - began for began in started if began is not None), default=0.0)
 
     def _begin(self, thread: threading.Thread) -> None:
         with self._lock:
@@ -159,7 +190,8 @@ class EngineThread:
         self._work = None
         if error is not None:
             _clear_frames(error)
-        self._prompts.put(None)
+        for lane in self._lanes:
+            lane.keys.put(None)
         self._ended(error)
         self._leave_thread()
 
@@ -168,7 +200,8 @@ class EngineThread:
             self._work = work = self._load()
             self._loaded(work)
             if not self._stopping:
-                self._begin(self._prompter)
+                for lane in self._lanes:
+                    self._begin(lane.thread)
                 self._loop(work)
         except BaseException as failure:
             return failure
@@ -189,26 +222,21 @@ class EngineThread:
             if batch and not self._outbox.put(batch):
                 return
 
-    def _prepare_all(self) -> None:
-        while (key := self._prompts.get()) is not None:
-            call, work = self._unprepared.pop(key, None), self._work
-            if work is None:
-                break
-            if call is not None and not call.left:
-                self._prepare(key, call, work)
-            del call, work  # while this waits for the next prompt, it must not keep what has been answered
-        self._leave_thread()
+    def _prepare_next(self, key: int) -> bool:
+        call, work = self._unprepared.pop(key, None), self._work
+        if work is None:
+            return False
+        if call is not None and not call.left:
+            self._prepare(key, call, work)
+        return True
 
     def _prepare(self, key: int, call: Asking, work: Work) -> None:
-        self._prompt_began = monotonic()
         try:
             prepared = work.prepare(call.request)
         except BaseException as error:  # a panic in a tokenizer's native code is no `Exception`
             self._fail(key, error, "The prompt could not be prepared")
         else:
             self._commands.put(self._adding(key, call, prepared))
-        finally:
-            self._prompt_began = None
 
     def _adding(self, key: int, call: Asking, prepared: Any) -> Command:
         def add(work: Work) -> None:

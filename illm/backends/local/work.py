@@ -1,7 +1,7 @@
 """What the engine thread does for an actor, whatever the model: the seam between threads and models.
 
-`prepare` runs in the prompt thread, the rest in the engine thread.  Everything here is synchronous and knows neither
-loop nor channel, so that it can be driven by a thread, a child process or a test.
+`prepare` runs in the prompt threads, of which two may be in it at once; the rest runs in the engine thread.  Everything
+here is synchronous and knows neither loop nor channel, so that it can be driven by a thread, a child process or a test.
 """
 
 from typing import Any, Protocol

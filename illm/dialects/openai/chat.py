@@ -66,5 +66,6 @@ def parse_long(body: dict[str, Any]) -> Chat:
         framework=wire.framework,
         stream=wire.stream,
         include_usage=wants_usage(wire),
+        priority=wire.priority,
         body=body,
     )

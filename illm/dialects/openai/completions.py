@@ -56,5 +56,6 @@ def parse_completion(body: dict[str, Any]) -> Completion:
         framework=wire.framework,
         stream=wire.stream,
         include_usage=wants_usage(wire),
+        priority=wire.priority,
         body=body,
     )

@@ -26,9 +26,12 @@ def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> dict[str, A
     offsets = []
     for one in logprobs:
         offsets.append(offset)
-        offset += len(one.token)
-    tops: list[dict[str, float]] = []
+        offset += text_length(one)
+    tops: list[dict[str, float] | None] = []
     for one in logprobs:
+        if one.logprob is None:
+            tops.append(None)
+            continue
         top: dict[str, float] = {}
         for other in one.top:
             text = _text(other.token)
@@ -36,7 +39,7 @@ def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> dict[str, A
         tops.append(top)
     return {
         "tokens": [_text(one.token) for one in logprobs],
-        "token_logprobs": [_finite(one.logprob) for one in logprobs],
+        "token_logprobs": [None if one.logprob is None else _finite(one.logprob) for one in logprobs],
         "top_logprobs": tops,
         "text_offset": offsets,
     }
@@ -47,7 +50,14 @@ def _entry(one: Logprob) -> dict[str, Any]:
     return {"token": _text(one.token), "logprob": _finite(one.logprob), "bytes": raw}
 
 
-def _finite(logprob: float) -> float:
+def text_length(one: Logprob) -> int:
+    """Return how many characters of the text are a token's: the end of the text, say, has a name and is none of it."""
+    return 0 if one.special else len(one.token)
+
+
+def _finite(logprob: float | None) -> float:
+    if logprob is None:
+        return LOWEST
     return max(logprob, LOWEST) if logprob == logprob else LOWEST  # NaN is not even equal to itself
 
 

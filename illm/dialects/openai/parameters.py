@@ -93,6 +93,7 @@ OPTIONAL: dict[str, Harmless] = {
     "modalities": _any_of(["text"]),
     "parallel_tool_calls": _without_tools,
     "presence_penalty": _ZERO,
+    "priority": _ZERO,
     "prompt_logprobs": _FALSE,
     "reasoning_effort": _any_of("none"),
     "response_format": _any_of({"type": "text"}),

@@ -47,8 +47,13 @@ class GenerateWire(Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenKey, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    typical_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    min_tokens: Tokens = 0
+    stop_token_ids: Annotated[list[Tokens], Meta(max_length=256)] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=MAX_INT32)] = 0
 
 
 def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False, logprobs: int | None = None) -> Sampling:
@@ -86,6 +91,10 @@ def to_sampling(wire: GenerateWire, *, may_be_empty: bool = False, logprobs: int
         frequency_penalty=wire.frequency_penalty,
         logit_bias=wire.logit_bias or None,
         logprobs=logprobs,
+        typical_p=wire.typical_p,
+        best_of=None if wire.best_of == wire.n else wire.best_of,
+        min_tokens=wire.min_tokens,
+        stop_token_ids=tuple(wire.stop_token_ids),
     )
 
 

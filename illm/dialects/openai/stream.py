@@ -12,7 +12,7 @@ import orjson
 from illm.core.events import Delta, Done, Event, Finish, Logprob, Raw, Reasoning, ToolDelta, Usage
 from illm.dialects.openai.encoder import Head, ended_early, json_text, usage_object
 from illm.dialects.openai.errors import error_body
-from illm.dialects.openai.logprobs import chat_logprobs, completion_logprobs
+from illm.dialects.openai.logprobs import chat_logprobs, completion_logprobs, text_length
 from illm.errors import GatewayError
 
 _HOLE = "@"
@@ -150,7 +150,7 @@ class StreamEncoder:
     def _sure(self, index: int, text: str, logprobs: Sequence[Logprob]) -> bytes:
         before, after = self._texts[index]
         carried = orjson.dumps(self._shape.logprobs(logprobs, self._offsets[index]))
-        self._offsets[index] += sum(len(one.token) for one in logprobs)
+        self._offsets[index] += sum(map(text_length, logprobs))
         return before + json_text(text) + after.replace(b'"logprobs":null', b'"logprobs":' + carried, 1)
 
     def _tool(self, event: ToolDelta) -> bytes:

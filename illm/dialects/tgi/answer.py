@@ -75,5 +75,5 @@ def _details(generation: Generation, choice: Choice, count: int) -> JSON:
         "tokens": [token_object(token) for token in choice.tokens],
     }
     if generation.top_tokens:
-        details["top_tokens"] = [top_tokens(token) for token in choice.tokens]
+        details["top_tokens"] = [top_tokens(token, generation.top_tokens) for token in choice.tokens]
     return details

@@ -113,6 +113,7 @@ def parse_generation(body: Mapping[str, Any], *, stream: bool | None = None, fra
         top_k=parameters.top_k or 0,
         repetition_penalty=1.0 if parameters.repetition_penalty is None else parameters.repetition_penalty,
         frequency_penalty=parameters.frequency_penalty,
+        typical_p=parameters.typical_p,
         stop=tuple(parameters.stop),
         seed=None if seed is None else _signed(seed),
         n=best_of,

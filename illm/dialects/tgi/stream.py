@@ -98,6 +98,6 @@ class GenerationStream:
             self._sent += token.token
         event: JSON = {"index": self._index, "token": token_object(token)}
         if self._generation.top_tokens:
-            event["top_tokens"] = top_tokens(token)
+            event["top_tokens"] = top_tokens(token, self._generation.top_tokens)
         # No blank after the colon: TGI's own clients are not the only ones that expect none.
         return b"data:%s\n\n" % orjson.dumps(event | rest)

@@ -52,7 +52,7 @@ class Choice:
     @property
     def mean_logprob(self) -> float:
         """What TGI compares the choices of `best_of` by."""
-        return sum(token.logprob for token in self.tokens) / max(len(self.tokens), 1)
+        return sum(token.logprob or 0.0 for token in self.tokens) / max(len(self.tokens), 1)
 
 
 def token_object(token: Logprob) -> JSON:
@@ -65,9 +65,9 @@ def token_object(token: Logprob) -> JSON:
     }
 
 
-def top_tokens(token: Logprob) -> list[JSON]:
-    """Return a token's alternatives, the likeliest first."""
-    return [token_object(other) for other in token.top]
+def top_tokens(token: Logprob, count: int) -> list[JSON]:
+    """Return a token's alternatives, at most `count`, the likeliest first."""
+    return [token_object(other) for other in token.top[:count]]
 
 
 def raw(text: str) -> orjson.Fragment:

@@ -50,13 +50,13 @@ CHATML = (
 
 @pytest.fixture
 def byte_tokenizer():
-    """Return a maker of byte-level tokenizers: one id a byte, `<s>` in front of raw text."""
+    """Return a maker of byte-level tokenizers: one id a byte, special tokens first, `<s>` in front of raw text."""
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
 
-    def make(template: str | None = None):
+    def make(template: str | None = None, more: tuple[str, ...] = ()):
         alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-        vocab = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
+        vocab = {token: index for index, token in enumerate([*SPECIALS, *more, *alphabet])}
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
         backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = tokenizers.decoders.ByteLevel()
@@ -68,7 +68,7 @@ def byte_tokenizer():
             bos_token="<s>",
             eos_token="</s>",
             pad_token="<pad>",
-            additional_special_tokens=list(SPECIALS[3:]),
+            additional_special_tokens=[*SPECIALS[3:], *more],
             chat_template=template,
         )
 
@@ -103,3 +103,23 @@ def tiny_llama(byte_tokenizer):
         return model
 
     return write
+
+
+@pytest.fixture
+def reciting(tmp_path, byte_tokenizer):
+    """Return a function that makes a model with a template, and with a text for its answer to one request."""
+    pytest.importorskip("torch")
+    from backends.local.reciting import write_reciting
+    from illm.backends.local.prompt import PromptRenderer
+    from illm.dialects.openai import parse_chat
+
+    def make(template: str, answer: str, request: dict, more: tuple[str, ...] = ()):
+        tokenizer = byte_tokenizer(template, more)
+        renderer = PromptRenderer(tokenizer, len(tokenizer))
+        chat = parse_chat(request)
+        prompt = len(renderer.chat(chat.messages, renderer.style().ask(chat)))
+        tokens = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        write_reciting(tmp_path / "model", tokenizer, prompt, tokens)
+        return tmp_path / "model"
+
+    return make

@@ -115,6 +115,16 @@ async def test_in_a_process_of_its_own_it_says_the_same(tiny):
         assert refused["error"]["param"] == "prompt"
 
 
+async def test_left_alone_it_is_unloaded_and_comes_back_for_who_asks(tiny):
+    directory, model, tokenizer = tiny
+    async with serving(directory, keep_alive=0.05) as client:
+        for prompt in ("hello", "again"):
+            await until(client, lambda model: model["state"] == "idle" and "engine" not in model)
+            assert (await client.get("/healthz")).json()["status"] == "ok"
+            answer = (await client.post("/v1/completions", json=completion(prompt))).json()
+            assert answer["choices"][0]["text"] == reference(model, tokenizer, prompt, 24)
+
+
 async def test_several_prompts_and_choices_keep_their_places(tiny):
     directory, model, tokenizer = tiny
     prompts = ["one", "two", "three"]

@@ -1,15 +1,16 @@
 """From calls to sequences and back to events, with an engine that does as the test says; no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
 
+from illm.backends.local.answers import AnswerStyle
 from illm.backends.local.embedding_work import EmbeddingWork
-from illm.backends.local.engine import RequestTooLarge, SequenceOutput, SequenceRequest, Stats
+from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest, Stats
 from illm.backends.local.text_work import TextWork
-from illm.core.events import Delta, Done, Finish, Usage, Vectors
-from illm.core.requests import Chat, Completion, Embed, Message, Sampling, Text
+from illm.core.events import Delta, Done, Finish, ToolDelta, Usage, Vectors
+from illm.core.requests import Chat, Completion, Embed, Message, Sampling, Text, Tool
 from illm.errors import GatewayError, Kind
 
 CONTEXT = 20
@@ -49,14 +50,30 @@ class FakeEngine:
         return Stats(**dict.fromkeys(Stats.__dataclass_fields__, 0))
 
 
+class Tokenizer:
+    all_special_ids = (2,)
+
+    def decode(self, ids, **options):
+        return "".join(map(chr, ids))
+
+
 class Renderer:
     stops = ("\nUser:",)
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
 
     def chat(self, messages):
         return [1, *map(ord, messages[-1].text)]
 
     def raw(self, prompt):
         return [*map(ord, prompt)] if isinstance(prompt, str) else list(prompt)
+
+
+def model_of(**changes):
+    defaults = Sampling(temperature=0.7, top_k=50)
+    values = {"renderer": Renderer(), "tokenizer": Tokenizer(), "defaults": defaults, "vocabulary": 1000}
+    return SimpleNamespace(**(values | {"eos": frozenset({2})} | changes))
 
 
 @pytest.fixture
@@ -66,8 +83,7 @@ def engine():
 
 @pytest.fixture
 def work(engine):
-    model = SimpleNamespace(renderer=Renderer(), defaults=Sampling(temperature=0.7, top_k=50), eos=frozenset({2}))
-    return TextWork(model, engine)
+    return TextWork(model_of(), engine)
 
 
 def chat(text="abc", **sampling):
@@ -82,8 +98,8 @@ def add(work, key, request):
     work.add(key, work.prepare(request))
 
 
-def said(engine, number, text="", finish=None, tokens=1):
-    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish))
+def said(engine, number, text="", finish=None, tokens=1, **more):
+    engine.outputs.append(SequenceOutput(id=number, text=text, tokens=tokens, finish=finish, **more))
 
 
 def test_the_request_goes_over_the_model_s_defaults_and_those_over_plain_sampling(engine, work):
@@ -159,6 +175,21 @@ def test_a_held_back_token_says_nothing_and_counts_in_the_usage(engine, work):
     assert work.step() == [(7, ()), (7, (Delta(0, "é", 1), Finish(0, "stop"), Done(Usage(4, 2))))]
 
 
+def test_a_prompt_counts_as_cached_as_far_as_nobody_computed_it(engine, work):
+    """Its second choice found what the first had computed: that was not free."""
+    add(work, 1, completion("abcd", "efgh", n=2, max_tokens=5))
+    for number, cached in ((1, 3), (0, 1), (2, 2), (3, 3)):
+        said(engine, number, "", "stop", cached=cached)
+    assert work.step()[-1] == (1, (Finish(3, "stop"), Done(Usage(8, 4, cached_tokens=1 + 2))))
+
+
+def test_priority_reaches_the_engine(engine, work):
+    add(work, 1, chat())
+    add(work, 2, replace(chat(), priority=-3))
+    add(work, 3, replace(completion("a", n=2), priority=7))
+    assert [request.priority for request in engine.added.values()] == [0, -3, 7, 7]
+
+
 def test_calls_side_by_side_do_not_mix(engine, work):
     add(work, 1, chat("a"))
     add(work, 2, completion("b", n=2))
@@ -195,6 +226,38 @@ def test_a_choice_that_is_refused_takes_the_others_with_it(engine, work, refusal
     assert engine.aborted == [0, 1]
     assert not work.busy
     assert (work._by_call, work._by_sequence) == ({}, {})
+
+
+def test_log_probabilities_go_with_text_be_it_empty(engine):
+    """A call has none to carry them, and each token's must reach the client."""
+    template = "{{ tools }}<tool_call>"
+    renderer = Renderer()
+    renderer.chat = lambda messages, asked: [1, *map(ord, messages[-1].text)]
+    renderer.tail, renderer.token = lambda prompt: "", chr
+    model = model_of(renderer=renderer, defaults=Sampling())
+    work = TextWork(model, engine, AnswerStyle(template, frozenset({"tools"}), {}))
+    add(work, 1, replace(chat(logprobs=0), tools=(Tool("f"),)))
+    for text in ("a<", 'tool_call>{"name": "f", ', '"arguments": {"x": ', "1}}</tool_call>"):
+        score = Score(token=97, logprob=-1.0, text=text)
+        engine.outputs.append(SequenceOutput(id=0, text=text, tokens=1, finish=None, score=score))
+    said(engine, 0, "", "stop")
+    events = [event for _, events in work.step() for event in events]
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "a"
+    assert sum(len(event.logprobs) for event in events if isinstance(event, Delta)) == 4
+    assert "".join(event.arguments for event in events if isinstance(event, ToolDelta)) == '{"x": 1}'
+    assert events[-2:] == [Finish(0, "tool_calls"), Done(Usage(4, 5))]
+
+
+def test_one_call_that_is_complete_ends_the_sequence(engine):
+    renderer = Renderer()
+    renderer.chat, renderer.tail = lambda messages, asked: [1], lambda prompt: ""
+    model = model_of(renderer=renderer, defaults=Sampling())
+    work = TextWork(model, engine, AnswerStyle("{{ tools }}<tool_call>", frozenset({"tools"}), {}))
+    add(work, 1, replace(chat(), tools=(Tool("f"),), parallel_tool_calls=False))
+    said(engine, 0, '<tool_call>{"name": "f"}')
+    [(_, events)] = work.step()
+    assert events[-2:] == (Finish(0, "tool_calls"), Done(Usage(1, 1)))
+    assert (engine.aborted, work._by_call, work._by_sequence) == ([0], {}, {})
 
 
 def test_counters_for_health(work):

@@ -10,10 +10,12 @@ import pytest
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
 from illm.backends.local.threads import EngineThread, Outbox
+from illm.core.capabilities import Capability
 from illm.core.events import Delta, Failed
+from illm.core.requests import Chat, Image, Message, Sampling
 from illm.errors import GatewayError, Kind
 
-from .fakes import DONE, PATIENCE, Letters, chat
+from .fakes import DONE, PATIENCE, Gate, Letters, chat
 
 pytestmark = pytest.mark.usefixtures("stray_mailboxes")
 
@@ -164,6 +166,28 @@ def test_what_one_request_raises_is_posted_and_the_next_is_answered(engine, text
     assert failed.error.kind is kind
     assert "secret" not in failed.error.message
     assert engine.got[2] == [Delta(0, "b", 1), DONE]
+
+
+def test_words_do_not_wait_behind_images(engine, work):
+    look, seeing = Gate(), work.prepare
+
+    def prepare(request):
+        if request.needs is Capability.IMAGES:
+            look.pass_()
+            return "x"
+        return seeing(request)
+
+    work.prepare = prepare
+    look.shut()
+    image = Chat(messages=(Message("user", (Image(base64="AA"),)),), sampling=Sampling())
+    for key, request in enumerate((image, image, chat("abc"))):
+        engine.thread.submit(key, engine.inbox.admit(request))
+        engine.inbox.take_nowait()
+    assert look.reached.wait(PATIENCE)
+    engine.until(lambda: DONE in engine.got.get(2, ()))
+    assert not {0, 1} & engine.got.keys()
+    look.open()
+    engine.until(lambda: DONE in engine.got.get(1, ()))
 
 
 def test_aborted_before_its_prompt_s_turn_it_is_never_prepared_and_not_kept(engine, work):

@@ -19,16 +19,24 @@ def engine_for(
     *,
     kv_tokens: int | None = None,
     max_sequences: int = 64,
+    prefix_cache: bool = True,
     quantize: str = "none",
 ) -> Engine:
-    """Return an engine over a model.  See `Engine` for the arguments.
+    """Return an engine over a model.  See `Engine` for the arguments; only the packed loop has a prefix cache.
 
     Raises:
         UnsupportedModel: neither loop can drive it.
     """
     own = model.config._attn_implementation
     try:
-        return Engine(model, decode, kv_tokens=kv_tokens, max_sequences=max_sequences, quantize=quantize)
+        return Engine(
+            model,
+            decode,
+            kv_tokens=kv_tokens,
+            max_sequences=max_sequences,
+            prefix_cache=prefix_cache,
+            quantize=quantize,
+        )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except UnsupportedModel as refusal:

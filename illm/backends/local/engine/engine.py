@@ -37,6 +37,7 @@ class Engine:
         max_sequences: how many sequences may be in the batch.
         busy_chunk: prompt tokens a step while other sequences decode; it bounds their pauses.
         idle_chunk: prompt tokens a step while none does.
+        prefix_cache: keep what was computed, and begin sequences after what is known of their prompts.
         packed: lay bfloat16 weights out for the CPU, where it can.
         check: compare the engine's logits with the model's own first.
         quantize: `none`, or `int8` for an int8 head, where that can be.
@@ -64,6 +65,7 @@ class Engine:
         max_sequences: int = 64,
         busy_chunk: int = 48,
         idle_chunk: int = 512,
+        prefix_cache: bool = True,
         packed: bool = True,
         check: bool = True,
         quantize: str = "none",
@@ -82,7 +84,7 @@ class Engine:
         head = head_for(model, quantize)
         layers = pack(model, but=head) if packed else 0
         runner = Runner(model, kv)
-        pool = BlockPool(kv.blocks)
+        pool = BlockPool(kv.blocks, cache=prefix_cache)
         if expected is not None:
             selfcheck.check(runner, pool, expected)
         self._quantize(model, head)  # after the check, whose tolerance is for rounding only
@@ -141,7 +143,11 @@ class Engine:
             aborted=self._aborted,
             preemptions=scheduler.preemptions,
             kv_used=scheduler.kv_used,
+            kv_cached=scheduler.kv_cached,
             kv_total=self._kv_total,
+            prefix_hits=scheduler.prefix_hits,
+            prefix_tokens=scheduler.prefix_tokens,
+            evicted_blocks=scheduler.evictions,
         )
 
     def add(self, request: SequenceRequest) -> None:
@@ -174,15 +180,17 @@ class Engine:
 
     def step(self) -> list[SequenceOutput]:
         """Run one forward and return what it added to each sequence that got a token; [] when idle."""
-        pieces = self._scheduler.plan()
+        pieces, copies = self._scheduler.plan()
         if not pieces:
             return []
+        self._runner.copy(copies)
         try:
             sampling, logits = self._runner.run(pieces)
         except PictureError as error:
             _log.error("a picture cannot be used", exc_info=error)
             self.abort(error.id)  # nothing was computed: the others are planned again
             return [SequenceOutput(error.id, "", 0, FAILED)]
+        self._scheduler.settle(pieces)
         self._steps += 1
         for sequence, start, size, _ in pieces:
             fresh = min(max(start, sequence.reached), start + size)
@@ -193,8 +201,8 @@ class Engine:
         tokens = sample(logits, sampling) if sampling else []
         scores = score(logits, sampling, tokens)
         for sequence, token, known in zip(sampling, tokens, scores, strict=True):
-            output = sequence.accept(token, known)
-            self._generated += 1
+            output = sequence.accept(token, known) if sequence.request.max_new_tokens else sequence.end()
+            self._generated += output.tokens
             if output.finish is not None:
                 del self._sequences[output.id]
                 self._scheduler.remove(sequence)

@@ -51,13 +51,15 @@ class Int8Linear(nn.Module):  # type: ignore[misc]  # torch is Any to the type c
         flat = rows.reshape(-1, self.in_features)
         if not len(flat):
             return rows.new_empty(*rows.shape[:-1], self.out_features)
-        scale = flat.abs().amax(1, keepdim=True).float().clamp_(min=_SMALLEST_SCALE) / _LARGEST
-        whole = (flat / scale).round_().add_(_MIDDLE).to(torch.uint8)
+        # Rounded first and used for both ways, so that its rounding is no error; and of the type of what it multiplies,
+        # as multiplying two types costs more than the matrix.
+        scale = (flat.abs().amax(1, keepdim=True).float() / _LARGEST).clamp_(min=_SMALLEST_SCALE).bfloat16()
+        whole = (flat / scale.float()).round_().clamp_(-_LARGEST, _LARGEST).add_(_MIDDLE).to(torch.uint8)
         out = torch.ops.onednn.qlinear_pointwise(
             whole, 1.0, _MIDDLE, self._weight, self._scales, self._zero_points,
             None, 1.0, 0, torch.bfloat16, "none", [], "",
         )  # fmt: skip
-        out = (out * scale).to(rows.dtype) if rows.dtype != torch.bfloat16 else out.mul_(scale)
+        out = out.to(rows.dtype).mul_(scale.to(rows.dtype))
         if self._bias is not None:
             out = out + self._bias
         return out.view(*rows.shape[:-1], self.out_features)

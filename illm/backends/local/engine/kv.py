@@ -51,6 +51,13 @@ class KVSlab:
     def tokens(self) -> int:
         return self.blocks * BLOCK
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first `tokens` keys and values of block `source` to block `target`."""
+        here, there = source * BLOCK, target * BLOCK
+        with torch.inference_mode():
+            for slab in (*self.keys, *self.values):
+                slab[there : there + tokens] = slab[here : here + tokens]
+
 
 def default_tokens(shapes: list[LayerShape], device: torch.device, context: int, max_sequences: int) -> int:
     """Return how many tokens to hold when nobody said.

@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.scheduler import Copy, Piece
+from illm.backends.local.engine.scores import score_prompt
 from illm.backends.local.engine.sequence import LiveSequence
 
 _DEPTH = 5  # cache, its list of layers, a layer, its tensors, and one more for pairs
@@ -54,6 +55,9 @@ class OwnCacheRunner:
         # Weak, so that a sequence which ended or was taken out needs nobody to tell of it.
         self._pasts: WeakKeyDictionary[LiveSequence, _Past] = WeakKeyDictionary()
 
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See `Forward`; what only the model understands cannot be cut, so its scheduler plans no copies."""
+
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """Compute the pieces after which a token follows, and mark all as computed.
 
@@ -84,18 +88,21 @@ class OwnCacheRunner:
         """Return the logits that follow the token before `end`, `(1, vocabulary)`."""
         past = self._pasts.get(sequence)
         if self._keeping is Keeping.NOTHING or past is None:
-            logits, past = self._prefill(sequence.tokens[:end])
+            unscored = sequence.unscored
+            logits, past = self._prefill(sequence.tokens[:end], whole=len(unscored) > 0)
             if self._keeping is not Keeping.NOTHING:
                 self._pasts[sequence] = past
-            return logits
+            if unscored:
+                score_prompt(logits[0, unscored.start : unscored.stop], sequence)
+            return logits[:, -1]
         while past.length < end:  # one by one: recurrent layers take a prompt or a token
             logits = self._decode(sequence.tokens[: past.length + 1], past)
-        return logits
+        return logits[:, -1]
 
-    def _prefill(self, tokens: list[int]) -> tuple[torch.Tensor, _Past]:
+    def _prefill(self, tokens: list[int], *, whole: bool = False) -> tuple[torch.Tensor, _Past]:
         past = _Past({"use_cache": self._keeping is not Keeping.NOTHING})
         if self._model._supports_logits_to_keep():
-            past.options["logits_to_keep"] = 1
+            past.options["logits_to_keep"] = 0 if whole else 1
         return self._forward(tokens, past, is_first_iteration=True), past
 
     def _decode(self, tokens: list[int], past: _Past) -> torch.Tensor:
@@ -109,7 +116,7 @@ class OwnCacheRunner:
         # It knows under which of a dozen names this model returns its cache, and takes it back.
         past.options = self._model._update_model_kwargs_for_generation(output, past.options)
         past.length = len(tokens)
-        return output.logits[:, -1]
+        return output.logits
 
 
 def _size(thing: Any, depth: int = _DEPTH) -> int:

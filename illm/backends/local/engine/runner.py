@@ -8,7 +8,8 @@ import torch
 from illm.backends.local.engine.attention import PackedStep, attending
 from illm.backends.local.engine.illustrated import model_inputs
 from illm.backends.local.engine.kv import KVSlab
-from illm.backends.local.engine.scheduler import Piece
+from illm.backends.local.engine.scheduler import Copy, Piece
+from illm.backends.local.engine.scores import score_prompt
 from illm.backends.local.engine.sequence import LiveSequence
 
 
@@ -17,6 +18,9 @@ class Forward(Protocol):
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """See `Runner.run`."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy keys and values, in this order."""
 
 
 class Runner:
@@ -31,6 +35,11 @@ class Runner:
         self._model = model
         self._kv = kv
 
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See `Forward`."""
+        for copy in copies:
+            self._kv.copy(*copy)
+
     def run(self, pieces: Sequence[Piece]) -> tuple[list[LiveSequence], torch.Tensor]:
         """Compute the pieces, and mark them as computed.
 
@@ -43,20 +52,33 @@ class Runner:
         positions: list[int] = []
         wanted: list[int] = []
         sampling: list[LiveSequence] = []
+        scored: list[tuple[LiveSequence, range]] = []
         for sequence, start, size, samples in ordered:
+            if len(told := _overlap(sequence.unscored, start, size)):
+                scored.append((sequence, range(len(tokens) + told.start - start, len(tokens) + told.stop - start)))
             tokens += sequence.tokens[start : start + size]
             positions += range(start, start + size)
             if samples:
                 wanted.append(len(tokens) - 1)
                 sampling.append(sequence)
+        rows = [*wanted, *(row for _, told in scored for row in told)]
         device = self._kv.device
         with torch.inference_mode(), attending(PackedStep(ordered, self._kv)):
             logits = self._model(
                 **model_inputs(self._model, ordered, tokens, positions),
                 use_cache=False,
                 # The head is the widest layer of all: only for rows that need it.
-                logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),
+                logits_to_keep=torch.tensor(rows, dtype=torch.long, device=device),
             ).logits[0]
+        at = len(wanted)
+        for sequence, told in scored:
+            score_prompt(logits[at : at + len(told)], sequence)
+            at += len(told)
         for sequence, _, size, _ in ordered:
             sequence.computed += size
-        return sampling, logits
+        return sampling, logits[: len(wanted)]
+
+
+def _overlap(unscored: range, start: int, size: int) -> range:
+    """Return which of the positions are in a piece; none where the piece leaves a gap before it."""
+    return range(unscored.start, min(unscored.stop, start + size)) if start <= unscored.start else range(0)

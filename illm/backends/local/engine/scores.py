@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from illm.backends.local.engine.sampler import top
 from illm.backends.local.engine.sequence import LiveSequence, Score
 
 
@@ -21,14 +22,32 @@ def score(logits: torch.Tensor, sequences: Sequence[LiveSequence], chosen: Seque
     Returns:
         one score for each; None for those that did not ask.
     """
-    scores: list[Score | None] = [None] * len(sequences)
     with torch.inference_mode():
-        for row, (sequence, token) in enumerate(zip(sequences, chosen, strict=True)):
-            wanted = sequence.request.logprobs
-            if wanted is None:
-                continue
-            logprobs = torch.log_softmax(logits[row].float(), dim=-1)
-            values, ids = logprobs.topk(min(wanted, len(logprobs)))
-            top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-            scores[row] = Score(token, logprobs[token].item(), top)
-    return scores
+        return [
+            None if sequence.request.logprobs is None else _score(row, token, sequence.request.logprobs)
+            for row, sequence, token in zip(logits, sequences, chosen, strict=True)
+        ]
+
+
+def score_prompt(logits: torch.Tensor, sequence: LiveSequence) -> None:
+    """Score the next tokens of a prompt that have not been scored, and keep the scores with it.
+
+    Args:
+        logits: `(tokens, vocabulary)`, of the positions before these tokens, without a gap.
+        sequence: whose prompt it is.
+    """
+    first, wanted = sequence.unscored.start + 1, sequence.request.logprobs or 0
+    with torch.inference_mode():
+        for row, token in zip(logits, sequence.tokens[first:], strict=False):
+            sequence.prompt_scores.append(_score(row, token, wanted))
+
+
+def _score(row: torch.Tensor, token: int, wanted: int) -> Score:
+    # One pass for the sum and one for the likeliest: subtracting from all of them would be a third.
+    row = row.float()
+    whole = row.logsumexp(0)
+    alternatives: tuple[tuple[int, float], ...] = ()
+    if wanted:
+        values, ids = top(row.unsqueeze(0), min(wanted, len(row)))
+        alternatives = tuple(zip(ids[0].tolist(), (values[0] - whole).tolist(), strict=True))
+    return Score(token, float(row[token] - whole), alternatives)

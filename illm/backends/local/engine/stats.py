@@ -17,8 +17,12 @@ class Stats:
         finished: sequences that came to their end.
         aborted: sequences that were taken out before.
         preemptions: how often a sequence lost its memory to an older one.
-        kv_used: tokens' worth of KV memory in use.
+        kv_used: tokens' worth of KV memory that sequences hold.
+        kv_cached: tokens' worth of KV memory that none does, kept for whoever asks the same again.
         kv_total: tokens' worth of KV memory there is.
+        prefix_hits: sequences that found a part of their prompt computed.
+        prefix_tokens: tokens of prompts that therefore did not go through the model.
+        evicted_blocks: blocks of kept KV memory that were forgotten to make room.
     """
 
     steps: int
@@ -31,4 +35,8 @@ class Stats:
     aborted: int
     preemptions: int
     kv_used: int
+    kv_cached: int
     kv_total: int
+    prefix_hits: int
+    prefix_tokens: int
+    evicted_blocks: int

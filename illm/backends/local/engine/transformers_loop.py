@@ -64,7 +64,7 @@ class TransformersEngine(Engine):
         if kv_tokens is None:
             each = LayerShape(1, max(1, runner.bytes_a_token()), 0, None, torch.uint8)
             kv_tokens = default_tokens([each], model.device, limit or UNSAID_CONTEXT, most)
-        pool = BlockPool(max(1, kv_tokens // BLOCK))
+        pool = BlockPool(max(1, kv_tokens // BLOCK), cache=False)
         # A prompt goes through whole, whatever else runs, so a chunk is never smaller.
         whole = pool.total * BLOCK
         self._quantize(model, head)

@@ -63,8 +63,13 @@ def load_vision(
             max_pixels=max_pixels,
             rope=getattr(model.model, "get_rope_index", None),
         )
-        # Now, as the engine replaces the model's attention.
-        seen.append(check.reference(model, renderer, reader))
+        try:
+            # Now, as the engine replaces the model's attention.
+            seen.append(check.reference(model, renderer, reader))
+        except GatewayError as error:
+            raise GatewayError(
+                Kind.MODEL_LOAD_FAILED, f"'{source.served}' could not be shown a picture: {error.message}"
+            ) from error
         return renderer
 
     model = load_text(

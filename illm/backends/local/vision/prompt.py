@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from illm.backends.local.answers.style import NOTHING_ASKED, Asked
 from illm.backends.local.engine.illustrated import Illustrated, Tower
 from illm.backends.local.prompt import PromptRenderer
 from illm.backends.local.vision.reader import Looked, PictureReader
@@ -18,7 +19,7 @@ from illm.errors import GatewayError, Kind
 
 TOGETHER = 4
 """How many times the pixels of the largest image all images of a request may have.  They are decoded one after another
-in the one prompt thread, where other prompts wait meanwhile; a small file may hold very many."""
+in one thread, where other requests with images wait meanwhile; a small file may hold very many."""
 
 _FALLBACK = (
     "{{ bos_token }}"
@@ -68,14 +69,14 @@ class VisionRenderer(PromptRenderer):
         self.fallback = _FALLBACK.replace("IMAGE", token)
         super().__init__(tokenizer, vocabulary, served)
 
-    def chat(self, messages: tuple[Message, ...], *given: Any, **more: Any) -> list[int]:
+    def chat(self, messages: tuple[Message, ...], asked: Asked = NOTHING_ASKED) -> list[int]:
         """See `PromptRenderer.chat`.
 
         Raises:
             GatewayError: also `INVALID_REQUEST` for an image that cannot be read, with its place; `CONTEXT_LENGTH`
                 where the images alone are too long.
         """
-        ids = super().chat(messages, *given, **more)
+        ids = super().chat(messages, asked)
         images = list(_images(messages))
         placeholder = self._reader.placeholder
         if ids.count(placeholder) != len(images):

@@ -134,7 +134,7 @@ def test_an_abort_between_others_changes_nothing_for_them(engine, said):
 def test_a_preempted_sequence_can_be_aborted(model):
     engine = Engine(model, spell, kv_tokens=160)
     for number in (1, 2):
-        engine.add(request(number, length=60, new=60))
+        engine.add(request(number, prompt=prompt(60, seed=number), new=60))
     while not engine.stats.preemptions:
         engine.step()
     assert (engine.stats.running, engine.stats.waiting) == (1, 1)
@@ -220,7 +220,8 @@ def test_an_extreme_neighbour_does_not_change_a_row(said):
     assert poison not in prompt(5)
     with torch.no_grad():
         model.get_input_embeddings().weight[poison] = float("nan")
-    engine = Engine(model, spell, kv_tokens=1024)
+    # Without a prefix cache, so that the poisoned memory is handed on as soon as it can be.
+    engine = Engine(model, spell, kv_tokens=1024, prefix_cache=False)
     # First in, so that they have the lowest slots: what a careless padding would point to.
     for number in (1, 2):
         engine.add(request(number, prompt=[poison] * 70, new=45))
@@ -237,7 +238,7 @@ def test_an_extreme_neighbour_does_not_change_a_row(said):
 
 def test_the_counters(engine):
     for number in (1, 2):
-        engine.add(request(number, length=33, new=5))
+        engine.add(request(number, prompt=prompt(33, seed=2 + number), new=5))
     assert engine.stats.waiting == 2
     engine.step()
     assert (engine.stats.running, engine.stats.kv_used, engine.stats.kv_total) == (2, 128, 1024)
@@ -245,6 +246,11 @@ def test_the_counters(engine):
     stats = engine.stats
     assert (stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.finished) == (5, 66, 10, 2)
     assert (stats.running, stats.waiting, stats.aborted, stats.preemptions, stats.kv_used) == (0, 0, 0, 0, 0)
+    assert (stats.prefix_hits, stats.prefix_tokens, stats.kv_cached, stats.evicted_blocks) == (0, 0, 128, 0)
+    engine.add(request(3, prompt=prompt(33, seed=3), new=1))
+    [output] = engine.step()
+    stats = engine.stats
+    assert (output.cached, stats.prefix_hits, stats.prefix_tokens, stats.prompt_tokens) == (32, 1, 32, 67)
 
 
 def test_memory_nobody_chose_is_a_part_of_what_is_free(model, monkeypatch):

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `local`")
 pytest.importorskip("transformers", reason="needs the extra `local`")
 
 from illm.backends.local.engine import Engine, SequenceRequest
+from illm.backends.local.engine.prefix import LEAST
 
 from .tiny import ARCHITECTURES, generate, make, prompt
 
@@ -110,7 +111,7 @@ def test_with_memory_for_hardly_one(case):
     assert list(told.run().values()) == expected
     assert engine.stats.preemptions > 0
     assert engine.stats.recomputed_tokens > 0
-    assert engine.stats.prompt_tokens == sum(LENGTHS)
+    assert engine.stats.prompt_tokens + engine.stats.prefix_tokens == sum(LENGTHS)
     assert engine.stats.generated_tokens == NEW * len(prompts)
     assert engine.stats.kv_used == 0
 
@@ -163,3 +164,66 @@ def test_a_step_never_pauses_those_who_decode(case):
         assert len(told.tokens[1]) == said + 1
         steps += 1
     assert steps == -(-300 // 16)
+
+
+@pytest.fixture(scope="module")
+def family(case):
+    """Prompts that begin alike, some in the middle of a block, and what `generate` answers."""
+    model, _, _ = case
+    model.set_attn_implementation("sdpa")
+    stem = prompt(100, seed=4)
+    prompts = [
+        stem[:32],
+        stem[:64],
+        stem[:75],
+        stem,
+        *(stem[:cut] + prompt(own, seed=5) for cut, own in ((20, 9), (64, 1), (70, 30), (96, 40), (100, 3))),
+    ]
+    return model, prompts, [generate(model, ids, NEW) for ids in prompts]
+
+
+@pytest.mark.parametrize(
+    ("kv_tokens", "max_sequences", "busy", "idle"), [(4096, 16, 48, 512), (192, 16, 30, 512), (256, 3, 5, 33)]
+)
+def test_everything_at_random_over_prompts_that_begin_alike(family, kv_tokens, max_sequences, busy, idle):
+    """Who joins, leaves, shares, waits, is thrown out and goes first must not show in anybody's answer."""
+    model, prompts, expected = family
+    dice = random.Random(kv_tokens)
+    engine = Engine(model, spell, kv_tokens=kv_tokens, max_sequences=max_sequences, busy_chunk=busy, idle_chunk=idle)
+    told = Told(engine)
+    kept = {}
+    for number in range(30):
+        which, new = dice.randrange(len(prompts)), dice.choice([1, 5, NEW])
+        options = {"priority": dice.randrange(-1, 2), "reuse": dice.random() < 0.8}
+        told.add(number, prompts[which], new, **options)
+        if dice.random() < 0.2:
+            for _ in range(dice.randrange(8)):
+                told.step()
+            engine.abort(number)
+        else:
+            kept[number] = expected[which][:new]
+        for _ in range(dice.randrange(6)):
+            told.step()
+    told.run()
+    assert {number: told.tokens[number] for number in kept} == kept
+    stats = engine.stats
+    assert stats.prefix_tokens > 500
+    assert stats.kv_used == 0
+    assert (stats.evicted_blocks > 0) == (kv_tokens < 4096)
+    assert (stats.preemptions > 0) == (kv_tokens == 192)
+
+
+def test_a_past_that_was_kept_serves_layers_with_windows_too(family):
+    """The beginning is known, far beyond any window, and the rest goes on from it."""
+    model, prompts, expected = family
+    told = Told(Engine(model, spell, kv_tokens=1024))
+    for number, ids in enumerate(prompts):
+        told.add(number, ids)
+        told.run()
+    again = Told(told.engine)
+    before = told.engine.stats
+    for number, ids in enumerate(prompts):
+        again.add(100 + number, ids)
+    again.run()
+    assert list(told.tokens.values()) == list(again.tokens.values()) == expected
+    assert told.engine.stats.prompt_tokens - before.prompt_tokens < len(prompts) * LEAST

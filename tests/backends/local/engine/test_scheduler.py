@@ -9,8 +9,10 @@ from illm.backends.local.engine.scheduler import Scheduler
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
 
-def sequence(number, length, new=10):
-    return LiveSequence(SequenceRequest(id=number, prompt=[1] * length, max_new_tokens=new), lambda ids: "x" * len(ids))
+def sequence(number, length, new=10, **options):
+    # Nothing in common with one another: what sequences share is in `test_prefix`.
+    request = SequenceRequest(id=number, prompt=[number] * length, max_new_tokens=new, **options)
+    return LiveSequence(request, lambda ids: "x" * len(ids))
 
 
 def scheduler(blocks=100, *, max_sequences=8, busy=4, idle=16):
@@ -19,9 +21,11 @@ def scheduler(blocks=100, *, max_sequences=8, busy=4, idle=16):
 
 def run(planner):
     """Do what the engine does with a plan, every sampled token a 1; return `(id, start, size, samples)`."""
-    pieces = planner.plan()
+    pieces, _ = planner.plan()
     for piece in pieces:
         piece.sequence.computed += piece.size
+    planner.settle(pieces)
+    for piece in pieces:
         if piece.samples and piece.sequence.accept(1).finish is not None:
             planner.remove(piece.sequence)
     return [(piece.sequence.request.id, piece.start, piece.size, piece.samples) for piece in pieces]
@@ -111,7 +115,64 @@ def test_removing_frees_the_memory_in_every_state(steps):
     assert (planner.kv_used > 0) == (steps > 0)
     planner.remove(removed)
     assert planner.kv_used == 0
-    assert planner.plan() == []
+    assert planner.plan() == ([], [])
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_and_the_long_one_gets_on():
+    planner = scheduler(busy=8)
+    planner.add(sequence(1, 1, new=100))
+    run(planner)
+    planner.add(sequence(2, 100))
+    assert run(planner)[1:] == [(2, 0, 8, False)]
+    planner.add(sequence(3, 7))
+    planner.add(sequence(4, 5))
+    assert run(planner)[1:] == [(4, 0, 4, False), (2, 8, 4, False)]
+    assert run(planner)[1:] == [(4, 4, 1, True), (3, 0, 4, False), (2, 12, 4, False)]
+    assert run(planner)[2:] == [(3, 4, 3, True), (2, 16, 5, False)]
+    assert run(planner)[3:] == [(2, 21, 8, False)]
+
+
+def test_the_shortest_come_first_but_the_oldest_always_has_half():
+    planner = scheduler(busy=8, max_sequences=50)
+    planner.add(sequence(0, 1, new=100))
+    run(planner)
+    long = sequence(1, 100)
+    planner.add(long)
+    number = 2
+    while long.pending > 1:
+        assert number < 60, "a stream of short prompts starves nobody"
+        planner.add(sequence(number, 8, new=1))
+        number += 1
+        run(planner)
+    assert number - 2 == -(-100 // 4)
+
+
+def test_priority_goes_before_arrival():
+    planner = scheduler(max_sequences=1)
+    for number, priority in ((1, 0), (2, 5), (3, -1), (4, 0), (5, -1)):
+        planner.add(sequence(number, 2, new=1, priority=priority))
+    assert [run(planner)[0][0] for _ in range(5)] == [3, 5, 1, 4, 2]
+
+
+def test_the_more_important_prompt_is_computed_first():
+    planner = scheduler(busy=8)
+    planner.add(sequence(1, 1, new=100))
+    run(planner)
+    planner.add(sequence(2, 3, priority=1))
+    planner.add(sequence(3, 20, priority=-1))
+    assert run(planner)[1:] == [(3, 0, 8, False)]
+    assert run(planner)[1:] == [(3, 8, 8, False)]
+    assert run(planner)[1:] == [(3, 16, 4, True), (2, 0, 3, True)]
+
+
+def test_the_least_important_makes_room_even_if_it_is_the_oldest():
+    planner = scheduler(blocks=3, idle=1000, busy=1000)
+    first, second = sequence(1, BLOCK, new=BLOCK, priority=1), sequence(2, BLOCK, new=BLOCK)
+    planner.add(first)
+    planner.add(second)
+    run(planner)
+    assert [piece[0] for piece in run(planner)] == [2]
+    assert (planner.running, planner.waiting) == ([second], [first])
 
 
 ARRIVALS = st.lists(

@@ -89,6 +89,32 @@ def _llava(words: Any) -> tuple[Any, Any, dict[str, Any]]:
     return config, images, said
 
 
+def _llava_next(words: Any) -> tuple[Any, Any, dict[str, Any]]:
+    grid = {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48]]}
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(
+            image_size=24, patch_size=8, projection_dim=32, **_TOWER | {"num_hidden_layers": 3}
+        ),
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        initializer_range=0.3,
+        **grid,
+    )
+    images = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}, **grid
+    )
+    said = {
+        "patch_size": 8,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "image_token": "<image>",
+        "processor_class": "LlavaNextProcessor",
+    }
+    return config, images, said
+
+
 def _idefics(words: Any) -> tuple[Any, Any, dict[str, Any]]:
     config = transformers.Idefics3Config(
         vision_config={"image_size": 16, "patch_size": 4, **_TOWER},
@@ -148,6 +174,7 @@ def _qwen(kind: str, vision: dict[str, Any]) -> Callable[[Any], tuple[Any, Any, 
 
 _FAMILIES: dict[str, tuple[str, Callable[[Any], tuple[Any, Any, dict[str, Any]]]]] = {
     "llava": ("<image>", _llava),
+    "llava_next": ("<image>", _llava_next),
     "idefics3": ("<image>", _idefics),
     "smolvlm": ("<image>", _smolvlm),
     "qwen2_vl": (

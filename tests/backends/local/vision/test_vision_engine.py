@@ -223,6 +223,14 @@ def test_bfloat16_is_read_and_checked(tmp_path, name):
     assert len(answer) == COUNT
 
 
+def test_an_int8_head_is_allowed_its_rounding(tmp_path):
+    families.write("llava", tmp_path)
+    model, engine = load(tmp_path, quantize="int8")
+    assert engine.quantized == "int8"
+    [answer] = run(engine, asked(model, CONVERSATIONS["one picture"], 0))
+    assert len(answer) == COUNT
+
+
 def test_a_model_without_a_template_gets_a_dialogue(tmp_path):
     families.write("llava", tmp_path, chat_template=False)
     model, engine = load(tmp_path)
@@ -246,6 +254,14 @@ def test_a_family_that_is_known_not_to_fit_says_why(tmp_path, monkeypatch):
     monkeypatch.setitem(check._REFUSED, "llava", "it squints")
     families.write("llava", tmp_path)
     with pytest.raises(GatewayError, match="'tiny' cannot be run here: it squints") as caught:
+        load(tmp_path)
+    assert caught.value.kind is Kind.MODEL_LOAD_FAILED
+
+
+def test_a_model_that_cannot_be_shown_a_picture_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "template", lambda placeholder: "{{ bos_token }}nothing to see")
+    families.write("llava", tmp_path)
+    with pytest.raises(GatewayError, match=r"could not be shown a picture: .*no place for these images") as caught:
         load(tmp_path)
     assert caught.value.kind is Kind.MODEL_LOAD_FAILED
 

@@ -1,6 +1,7 @@
 """Pictures all the way: the official client over a socket, streamed and not, and what is refused."""
 
 from base64 import b64encode
+from hashlib import sha256
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +18,7 @@ from backends.local.vision import families  # noqa: E402
 from backends.local.vision.families import picture  # noqa: E402
 from backends.remote.fake_server import fake_server, response  # noqa: E402
 from illm.backends.local.vision.load import load_processor  # noqa: E402
+from illm.backends.local.vision.tower import VisionTower  # noqa: E402
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
@@ -82,7 +84,9 @@ async def test_the_official_client_shows_pictures_over_several_turns(model):
         stream = await asking.chat.completions.create(**about, stream=True, stream_options={"include_usage": True})
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected(turns)
-    assert chunks[-1].usage == whole.usage
+    usage = chunks[-1].usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, COUNT)
+    assert usage.prompt_tokens_details.cached_tokens == whole.usage.prompt_tokens - 1, "pictures and all"
 
 
 async def test_who_asks_at_once_gets_what_each_gets_alone(model):
@@ -106,6 +110,15 @@ async def test_who_asks_at_once_gets_what_each_gets_alone(model):
             for at in range(len(asked)):
                 tasks.start_soon(ask, at)
     assert [answers[at] for at in range(len(asked))] == [expected(turns) for turns in asked]
+
+
+async def test_a_model_in_a_process_of_its_own_looks_as_well(model):
+    directory, expected, _ = model
+    turns = [("user", (ONE, "what?"))]
+    async with gateway.serving(model=str(directory), threads=1, engine="process") as client:
+        body = {"messages": wire(turns), "max_tokens": COUNT, "temperature": 0, "ignore_eos": True}
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.json()["choices"][0]["message"]["content"] == expected(turns)
 
 
 async def test_by_address_and_by_bare_base64(model):
@@ -159,6 +172,29 @@ async def test_what_cannot_be_shown_is_a_400_that_names_the_part(model):
         status, error = await refusal(client, *[shown(picture(at, 32, 32)) for at in range(60)])
         assert (status, error["code"]) == (400, "context_length_exceeded")
         assert (await refusal(client, shown(ONE)))[0] == 200
+
+
+async def test_a_picture_that_the_model_stumbles_over_costs_its_own_request(model, monkeypatch):
+    directory, expected, _ = model
+    made, bad = VisionTower._made, sha256(TWO).digest()
+
+    def stumble(self, one):
+        if one.key.startswith(bad):
+            raise ValueError("as if it had another size")
+        return made(self, one)
+
+    monkeypatch.setattr(VisionTower, "_made", stumble)
+    async with gateway.serving(model=str(directory), threads=1) as client:
+        for stream in (False, True):
+            body = {"messages": wire([("user", (TWO,))]), "n": 2, "stream": stream}
+            answer = await client.post("/v1/chat/completions", json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        turns = [("user", (ONE, "what?"))]
+        body = {"messages": wire(turns), "max_tokens": COUNT, "temperature": 0, "ignore_eos": True}
+        answer = await client.post("/v1/chat/completions", json=body)
+        assert answer.json()["choices"][0]["message"]["content"] == expected(turns)
+        described = (await client.get("/healthz")).json()["providers"][0]["models"][0]
+    assert (described["restarts"], described["engine"]["kv_used"]) == (0, 0)
 
 
 async def test_a_model_that_only_reads_is_shown_nothing(tmp_path, tiny_llama):

@@ -35,7 +35,7 @@ def renderer(tmp_path):
     def make(name: str, *, context: int = 1000, max_pixels: int = 10_000, limit: int = 1 << 30) -> VisionRenderer:
         own = families.write(name, tmp_path / name)
         words = families.tokenizer(families.template(families.PLACEHOLDERS[name]))
-        takes = frozenset({"pixel_values", "pixel_attention_mask", "image_grid_thw"})
+        takes = frozenset({"pixel_values", "pixel_attention_mask", "image_sizes", "image_grid_thw"})
         reader = PictureReader(load_processor(tmp_path / name, own.config, words), name, takes, budget=Budget(limit))
         return VisionRenderer(
             words,
