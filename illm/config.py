@@ -143,6 +143,9 @@ class Config:
     embedding_model: str = _option(
         "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", _filled
     )
+    rerank_model: str | None = _option(
+        None, "model that answers rerank requests; without one the cosine of embeddings does", _filled
+    )
     audio_model: str | None = _option(
         None, "model that turns speech into text: `demo`, a hub id or a directory", _filled
     )
@@ -203,7 +206,10 @@ class Config:
     quantize: str = _option(
         "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
     )
-    threads: int = _option(0, "torch threads of a local text model; 0 for one a core", _number(int, 0, 1024))
+    embedding_dtype: str = _option(
+        "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")
+    )
+    threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
     audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
     prefix_cache: str = _option(

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from illm.actors.directory import Directory
-from illm.asgi import audio, embeddings, generate, health, models, tgi
+from illm.asgi import audio, embeddings, generate, health, models, rerank, tgi, tokens
 from illm.asgi.exchange import Exchange
 from illm.config import Config
 from illm.errors import GatewayError, Kind
@@ -24,6 +24,10 @@ ROUTES = (
     Route("/v1/chat/completions", {"POST": generate.chat}),
     Route("/v1/completions", {"POST": generate.complete}),
     Route("/v1/embeddings", {"POST": embeddings.embed}),
+    Route("/v1/rerank", {"POST": rerank.rerank}),
+    Route("/rerank", {"POST": rerank.rerank}),
+    Route("/tokenize", {"POST": tokens.tokenize}),
+    Route("/detokenize", {"POST": tokens.detokenize}),
     Route("/v1/audio/transcriptions", {"POST": audio.transcribe}),
     Route("/v1/audio/translations", {"POST": audio.translate}),
     Route("/v1/models", {"GET": models.list_models}),

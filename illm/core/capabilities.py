@@ -10,6 +10,8 @@ class Capability(StrEnum):
     COMPLETIONS = "completions"
     STREAMING = "streaming"
     EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    TOKENS = "tokens"
     IMAGES = "images"
     AUDIO = "audio"
     TOOLS = "tools"

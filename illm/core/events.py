@@ -1,8 +1,9 @@
 """What a backend answers: small frozen values, sent in batches from an actor to the request that waits for them.
 
 A reply is any number of `Delta`, `Reasoning` and `ToolDelta` and one `Finish` per choice, closed by exactly one `Done`;
-or `Vectors`, then `Done`; or one `Recording`, any number of `Segment` in order, then `Done`; or any number of `Raw`,
-then `Done` (a relayed answer is never mixed with the others);
+or `Vectors`, `Ranking` or `Tokens`, then `Done` (text from token ids is a single `Delta`);
+or one `Recording`, any number of `Segment` in order, then `Done`;
+or any number of `Raw`, then `Done` (a relayed answer is never mixed with the others);
 or, at any point, one `Failed` after which nothing follows.  A reply that ends with neither `Done` nor `Failed`
 means that the backend died.
 """
@@ -128,6 +129,22 @@ class Segment:
 
 
 @value(frozen=True, slots=True)
+class Ranking:
+    """How relevant each document is to the query, in the order of the documents; more is better."""
+
+    scores: tuple[float, ...]
+
+
+@value(frozen=True, slots=True)
+class Tokens:
+    """Token ids, the context of the model they are for (where known), and each token's own spelling (where asked)."""
+
+    ids: tuple[int, ...]
+    limit: int | None = None
+    strings: tuple[str, ...] | None = None
+
+
+@value(frozen=True, slots=True)
 class Usage:
     """Token counts of the whole request: a prompt counts once, however many choices continue it."""
 
@@ -150,4 +167,4 @@ class Failed:
     error: GatewayError
 
 
-Event = Delta | Reasoning | ToolDelta | Raw | Finish | Vectors | Recording | Segment | Done | Failed
+Event = Delta | Reasoning | ToolDelta | Raw | Finish | Vectors | Ranking | Tokens | Recording | Segment | Done | Failed

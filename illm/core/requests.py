@@ -197,6 +197,10 @@ class Embed:
     inputs: tuple[Prompt, ...]
     dimensions: int | None = None
     base64: bool = False
+    cut: int | None = None
+    """Cut longer inputs to this many tokens, `WHOLE` for as many as the model takes; `None` refuses them."""
+    prompt_name: str | None = None
+    """Which of the model's own prompts to put before every text; `None` for its default."""
     model: str | None = None
     explicit: bool = False
     framework: str | None = None
@@ -220,5 +224,50 @@ class Transcribe:
     needs: Capability = Capability.AUDIO
 
 
+@value(frozen=True, slots=True, kw_only=True)
+class Rerank:
+    """Documents to put in the order of their relevance to a query; `most` is how many of the best are wanted."""
+
+    query: str
+    documents: tuple[str, ...]
+    most: int | None = None
+    return_documents: bool = True
+    cut: int | None = None
+    """As `Embed.cut`, for a query and its document together where the model reads both at once."""
+    model: str | None = None
+    framework: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    needs: Capability = Capability.RERANK
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Tokenize:
+    """A raw prompt or a conversation (exactly one of them) to turn into token ids."""
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    special: bool = True
+    """Whether the tokenizer adds its own tokens (`<s>`, ...) to a raw prompt; a template brings a conversation's."""
+    strings: bool = False
+    model: str | None = None
+    framework: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    needs: Capability = Capability.TOKENS
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Detokenize:
+    """Token ids to turn into text, special tokens included."""
+
+    tokens: tuple[int, ...]
+    model: str | None = None
+    framework: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    needs: Capability = Capability.TOKENS
+
+
+WHOLE = -1
+"""As a `cut`: as many tokens as the model takes."""
+
 Generate = Chat | Completion
-Request = Chat | Completion | Embed | Transcribe
+Request = Chat | Completion | Embed | Rerank | Tokenize | Detokenize | Transcribe

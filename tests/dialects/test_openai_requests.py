@@ -335,7 +335,7 @@ def test_embedding_options():
         ({"input": ["a", ""]}, "input[1]"),
         ({"input": [[]]}, "input[0]"),
         ({"input": ["a", [1]]}, "input"),
-        ({"input": ["a"] * 2049}, "input"),
+        ({"input": ["a"] * 16385}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({**INPUT, "dimensions": 0}, "dimensions"),
         ({**INPUT, "dimensions": 1.0}, "dimensions"),

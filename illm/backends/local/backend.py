@@ -38,14 +38,24 @@ from illm.core.capabilities import Capability
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the first model
+    from illm.backends.local.encoding import Encoder
     from illm.backends.local.load import TextModel
 
-_TEXT = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.STREAMING, Capability.LOGPROBS})
+_WRITING = frozenset(
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.STREAMING,
+        Capability.LOGPROBS,
+        Capability.TOKENS,
+    }
+)
 
 CAPABILITIES = {
-    "text": _TEXT,
-    "vision": _TEXT | {Capability.IMAGES},
-    "embedding": frozenset({Capability.EMBEDDINGS}),
+    "text": _WRITING,
+    "vision": _WRITING | {Capability.IMAGES},
+    "embedding": frozenset({Capability.EMBEDDINGS, Capability.RERANK, Capability.TOKENS}),
+    "rerank": frozenset({Capability.RERANK, Capability.TOKENS}),
     "audio": frozenset({Capability.AUDIO}),
 }
 
@@ -54,10 +64,18 @@ NAMELESS = frozenset({"tgi", "dummy"})
 
 _GENERATING = frozenset({"text", "vision"})
 
+_KINDS: dict[Capability, ModelKind] = {
+    Capability.EMBEDDINGS: "embedding",
+    Capability.RERANK: "rerank",
+    Capability.AUDIO: "audio",
+}
+"""What a model is taken for that is asked for this, as long as its files are not here to say."""
+
 _AHEAD = 8
 """Calls an engine takes beyond what it runs, so that their prompts are ready when a place falls free."""
 
-_EMBEDDING_CALLS = 16
+_ENCODER_CALLS = 64
+"""Calls whose rows an encoder may put together into passes."""
 
 _AUDIO_CALLS = 4
 """Recordings that are decoded at once: each may be hundreds of megabytes."""
@@ -65,9 +83,7 @@ _AUDIO_CALLS = 4
 _AUDIO_WAITING = 32
 """Recordings that may wait, whole files in memory; fewer than `max_queue`, which counts prompts."""
 
-_CALLS = {"embedding": _EMBEDDING_CALLS, "audio": _AUDIO_CALLS}
-
-_WANTED_KIND: dict[Capability, ModelKind] = {Capability.EMBEDDINGS: "embedding", Capability.AUDIO: "audio"}
+_CALLS = {"audio": _AUDIO_CALLS}
 
 _DEMO_NAMES = {"embedding": DEMO_EMBEDDER, "audio": DEMO_LISTENER}
 
@@ -80,7 +96,15 @@ _HONOURED = SAMPLING | {
     "tools",
 }
 
-SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": frozenset[str](), "audio": frozenset[str]()}
+_CUTTING = frozenset({"truncate", "truncate_prompt_tokens"})
+
+SUPPORTED = {
+    "text": _HONOURED,
+    "vision": _HONOURED,
+    "embedding": _CUTTING | {"prompt_name"},
+    "rerank": _CUTTING,
+    "audio": frozenset[str](),
+}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
@@ -112,9 +136,15 @@ class Local:
         self._main_embeds = self._main is not None and self._main.kind == "embedding" and not said
         demo = config.local and config.model == "demo" and not said
         self._embedding_name = "demo" if demo else config.embedding_model
+        self._ranking = _find(config.rerank_model, "rerank") if config.rerank_model is not None else None
         named = [self._main] if self._main else []
         if not self._main_embeds and (said or demo):
             named.append(self._embedding)
+        if self._ranking is not None and self._ranking.served not in {source.served for source in named}:
+            named.append(self._ranking)
+        # A second full set of OpenMP threads slows a text model beside it, whether or not both work.
+        alone = not config.allow_models and not any(source.kind in _GENERATING for source in named)
+        self._encoding = replace(config, threads=config.threads or (cores() if alone else max(1, cores() // 2)))
         self._audio = self._find_audio()
         if self._audio is not None and self._audio is not self._main:
             named.append(self._audio)
@@ -135,6 +165,13 @@ class Local:
         demo = self._config.local and self._config.model == "demo" and has_listener()
         return _find("demo", "audio") if demo else None
 
+    @property
+    def _reranker(self) -> Source | Missing:
+        """What answers where a request to rerank names no model: a cross-encoder, or the cosine of embeddings."""
+        if self._ranking is not None:
+            return self._ranking
+        return self._main if self._main is not None and self._main.kind == "rerank" else self._embedding
+
     def named(self) -> Sequence[Served]:
         """See `Backend.named`."""
         return self._named
@@ -145,6 +182,8 @@ class Local:
             return self._embedding.served
         if need is Capability.AUDIO and self._audio is not None:
             return self._audio.served
+        if need is Capability.RERANK:
+            return self._reranker.served
         capable = next((served.model for served in self._named if need in served.capabilities), None)
         if capable is not None or need in CAPABILITIES["text"]:
             return capable
@@ -164,16 +203,20 @@ class Local:
                 "The requested model does not exist here; /v1/models lists what is served",
                 param="model",
             )
-        source = resolve_requested(model, _WANTED_KIND.get(need, "text"))
+        source = resolve_requested(model, _KINDS.get(need, "text"))
         return self._serve(source, named=False)
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
-        load: Callable[..., Work] = partial(load_model, source, self._config)
+        load: Callable[..., Work] = partial(
+            load_model, source, self._config if source.kind in _GENERATING else self._encoding
+        )
         drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
         if self._config.engine == "thread":
             load, drive = partial(load, slot.note), EngineThread
-        capacity = _CALLS.get(source.kind, self._config.max_sequences + _AHEAD)
+        capacity = _CALLS.get(source.kind, _ENCODER_CALLS)
+        if source.kind in _GENERATING:
+            capacity = self._config.max_sequences + _AHEAD
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
@@ -197,7 +240,7 @@ class Local:
         if source.kind in _GENERATING and self._audio is not None:
             found[Capability.AUDIO] = self._audio.served
         if source.served == "demo":  # the name of a set of models: whoever asks it to embed means its embedder
-            found[Capability.EMBEDDINGS] = self._embedding.served
+            found |= {Capability.EMBEDDINGS: self._embedding.served, Capability.RERANK: self._reranker.served}
         return found
 
 
@@ -220,10 +263,13 @@ def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
     return _LOADERS[source.kind](found, config, note)
 
 
+_NAMED: dict[str, ModelKind] = {"embedding": "embedding", "rerank": "rerank", "audio": "audio"}
+
+
 def _find(name: str, kind: str) -> Source | Missing:
     """Resolve what the operator named; its own files have the last word on what it is for."""
     try:
-        source = resolve_named(name, kind if kind in ("embedding", "audio") else "text")  # type: ignore[arg-type]
+        source = resolve_named(name, _NAMED.get(kind, "text"))
     except GatewayError as error:
         served = _DEMO_NAMES.get(kind, name) if name == "demo" else name
         return Missing(served, kind, error, name)
@@ -317,14 +363,25 @@ def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) 
         from illm.backends.local.embedder import load_embedder
     except ImportError as error:
         raise _missing(error) from error
-    from illm.backends.local.embedding_work import EmbeddingWork
+    return _encoding(load_embedder, source, config, note)
+
+
+def _load_cross_encoder(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        from illm.backends.local.cross_encoder import load_cross_encoder
+    except ImportError as error:
+        raise _missing(error) from error
+    return _encoding(load_cross_encoder, source, config, note)
+
+
+def _encoding(load: "Callable[..., Encoder]", source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    from illm.backends.local.encoding_work import EncodingWork
 
     report = report_to(note)
-    # Half the cores: a second full set of OpenMP threads slows a text model beside it, whether or not both work.
-    threads = config.threads or max(1, cores() // 2)
-    embedder = load_embedder(source, device=config.device, threads=threads, progress=report)
+    dtype = None if config.embedding_dtype == "auto" else config.embedding_dtype
+    encoder = load(source, device=config.device, dtype=dtype, threads=config.threads, progress=report)
     report(f"{source.served} is ready", None)
-    return EmbeddingWork(embedder)
+    return EncodingWork(encoder)
 
 
 def _load_listener(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -335,7 +392,7 @@ def _load_listener(source: Source, config: Config, note: Callable[[str], None]) 
     from illm.backends.local.audio_work import AudioWork
 
     report = report_to(note)
-    # As many as an embedder gets, and for the same reason.
+    # Half the cores: a second full set of threads slows a text model beside it, whether or not both work.
     threads = config.audio_threads or max(1, cores() // 2)
     try:
         transcriber = load_listener(source, device=config.device, threads=threads, progress=report)
@@ -345,7 +402,13 @@ def _load_listener(source: Source, config: Config, note: Callable[[str], None]) 
     return AudioWork(transcriber, config.max_audio_seconds)
 
 
-_LOADERS = {"text": _load_text, "vision": _load_vision, "embedding": _load_embedder, "audio": _load_listener}
+_LOADERS = {
+    "text": _load_text,
+    "vision": _load_vision,
+    "embedding": _load_embedder,
+    "rerank": _load_cross_encoder,
+    "audio": _load_listener,
+}
 
 
 def cores() -> int:

@@ -1,49 +1,37 @@
-"""Texts in, vectors out, in steps that a thread can interleave with other work.
+"""Texts in, vectors out: what a sentence embedder makes of requests, and of rows.
 
-Two halves.  `prepare` tokenises and checks; it needs no torch and raises everything a client can be blamed for.
-`batches` runs the model, one pass a step: inputs of like length go together, so little is spent on padding, and the
-caller puts the rows back in order (`embed` does).
+Requests to rerank are answered too: by the cosine between the vectors of the query and of each document.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from illm.backends.local.conversion import Progress
-from illm.backends.local.load import context_length, load_encoder, prepare_embedder
+from illm.backends.local.encoding import Outcome, Task
+from illm.backends.local.fair_passes import plan
+from illm.backends.local.load import DType, context_length, load_encoder, prepare_embedder
 from illm.backends.local.pooling import Head
 from illm.backends.local.sentence_files import Recipe, read_recipe
 from illm.backends.local.sources import Source
-from illm.core.requests import Prompt
+from illm.backends.local.token_answers import answer_tokens
+from illm.backends.local.tokenising import Item, Row, Tokeniser
+from illm.backends.local.work import Answered
+from illm.core.events import Done, Event, Ranking, Usage, Vectors
+from illm.core.requests import Detokenize, Embed, Prompt, Request, Rerank, Tokenize
 from illm.errors import GatewayError, Kind
 
-# A pass of this size takes a small model a fraction of a second on a few CPU cores; others wait no longer than that.
-_BATCH_TOKENS = 2048
+# Larger passes are no faster on a few CPU cores, and whoever comes next waits for one of them.
+_BATCH_TOKENS = 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Inputs that are ready to run.
-
-    Args:
-        inputs: token ids, one row an input.
-        dimensions: how many numbers of each vector are wanted.
-    """
-
-    inputs: tuple[tuple[int, ...], ...]
-    dimensions: int
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many tokens will be read, special ones included."""
-        return sum(map(len, self.inputs))
+_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
+"""What sentence-transformers calls the prompts of the two sides of a search, the first that there is."""
 
 
 class Embedder:
-    """A sentence embedder.  `prepare` may be called from any thread, the rest from the one that loaded the model.
+    """A sentence embedder; see `Encoder`.
 
     Args:
         served: the id clients use.
@@ -62,45 +50,37 @@ class Embedder:
         self, served: str, model: Any, tokenizer: Any, recipe: Recipe, *, device: str, batch_tokens: int = _BATCH_TOKENS
     ) -> None:
         self.served = served
-        self._model, self._tokenizer, self._recipe = model, tokenizer, recipe
-        self._device, self._batch_tokens = device, batch_tokens
+        self._model, self._recipe, self._device = model, recipe, device
+        self.batch_tokens = batch_tokens
         self._head = Head(recipe, served, device)
-        self._lock = Lock()
-        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.width = self._head.width(int(model.config.get_text_config().hidden_size))
-        self.limit = _limit(model, tokenizer, recipe)
+        self.limit = row_limit(model, tokenizer, recipe.limit)
         if recipe.lower:
             _lower_case(tokenizer)
+        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.tokeniser = Tokeniser(tokenizer, served, limit=self.limit, vocabulary=vocabulary)
 
-    def prepare(self, inputs: Sequence[Prompt], dimensions: int | None = None) -> Prepared:
-        """Tokenise and check.
+    def task(self, request: Request) -> Task | Answered:
+        """See `Encoder.task`."""
+        match request:
+            case Embed():
+                return self._embed(request)
+            case Rerank():
+                return self._rerank(request)
+            case Tokenize() | Detokenize():
+                return Answered(token_events(self.tokeniser, request))
+        raise GatewayError(Kind.CAPABILITY, f"'{self.served}' does not support {request.needs}.", param="model")
 
-        Args:
-            inputs: texts, or token ids that are taken as they are (special tokens are the client's affair then).
-            dimensions: keep only this many numbers of each vector.
-
-        Raises:
-            GatewayError: `INVALID_REQUEST` (param `input` or `dimensions`) for what cannot be embedded whole: nothing
-                is cut off silently.
-        """
-        if dimensions is not None and not 1 <= dimensions <= self.width:
-            raise GatewayError(
-                Kind.INVALID_REQUEST,
-                f"dimensions must be between 1 and {self.width}, the width of '{self.served}'.",
-                param="dimensions",
-            )
-        rows = tuple(self._row(index, item) for index, item in enumerate(inputs))
-        return Prepared(rows, dimensions or self.width)
-
-    def batches(self, prepared: Prepared) -> Iterator[list[tuple[int, bytes]]]:
-        """Run one pass of the model a step; stop iterating to give up.
-
-        Yields:
-            for the inputs of one pass: the input's index, and its vector as little-endian float32.
-        """
-        for indices in plan([len(row) for row in prepared.inputs], self._batch_tokens):
-            vectors = self._vectors([prepared.inputs[index] for index in indices], prepared.dimensions)
-            yield [(index, vector.tobytes()) for index, vector in zip(indices, vectors, strict=True)]
+    def run(self, rows: Sequence[Row]) -> Outcome:
+        """See `Encoder.run`: one vector a row, full width, float32."""
+        ids, mask, _ = padded(rows, self.tokeniser.padding, self._device)
+        with torch.inference_mode():
+            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            vectors = self._head(states, mask.unsqueeze(-1).float())
+            if self._recipe.normalise:
+                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        found: Outcome = vectors.cpu().numpy()
+        return found
 
     def embed(self, inputs: Sequence[Prompt], dimensions: int | None = None) -> tuple[list[bytes], int]:
         """Do it all at once.
@@ -109,66 +89,93 @@ class Embedder:
             the vectors in the order of the inputs, each as little-endian float32, and how many tokens were read.
 
         Raises:
-            GatewayError: as `prepare`.
+            GatewayError: `INVALID_REQUEST`, as `task`.
         """
-        prepared = self.prepare(inputs, dimensions)
-        rows = dict(row for batch in self.batches(prepared) for row in batch)
-        return [rows[index] for index in range(len(prepared.inputs))], prepared.prompt_tokens
+        task = self._embed(Embed(inputs=tuple(inputs), dimensions=dimensions))
+        while not task.ready:
+            task.tokenise(self.tokeniser)
+        outcomes: dict[int, Outcome] = {}
+        for batch in plan([row.shape[1] for row in task.rows], self.batch_tokens):
+            outcomes.update(zip(batch, self.run([task.rows[at] for at in batch]), strict=True))
+        vectors, _ = task.finish([outcomes[at] for at in range(len(outcomes))], task.tokens)
+        assert isinstance(vectors, Vectors)  # noqa: S101 - that is what it makes
+        return list(vectors.rows), task.tokens
 
-    def _row(self, index: int, item: Prompt) -> tuple[int, ...]:
-        ids = self._encode(item) if isinstance(item, str) else tuple(item)
-        if not ids:
-            raise GatewayError(Kind.INVALID_REQUEST, f"input[{index}] is empty for this model.", param="input")
-        if len(ids) > self.limit:
+    def _embed(self, request: Embed) -> Task:
+        dimensions, normalise = request.dimensions, self._recipe.normalise
+        if dimensions is not None and not 1 <= dimensions <= self.width:
             raise GatewayError(
                 Kind.INVALID_REQUEST,
-                f"input[{index}] has {len(ids)} tokens; '{self.served}' takes at most {self.limit}.",
-                param="input",
+                f"dimensions must be between 1 and {self.width}, the width of '{self.served}'.",
+                param="dimensions",
             )
-        wrong = next((token for token in ids if not 0 <= token < self._vocabulary), None)
-        if wrong is not None:
-            raise GatewayError(
-                Kind.INVALID_REQUEST,
-                f"input[{index}]: token id {wrong} is outside the vocabulary of {self._vocabulary}.",
-                param="input",
-            )
-        return ids
+        items = self._with_prompt(request)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        tokenizer = self._tokenizer
-        try:
-            with self._lock:
-                ids = tuple(tokenizer.encode(self._recipe.prefix + text, verbose=False))
-        except (ValueError, TypeError) as error:  # half a surrogate pair
-            raise GatewayError(Kind.INVALID_REQUEST, "input is not valid text.", param="input") from error
-        if ids:
-            return ids
-        # The empty text is a text; a tokenizer that adds nothing of its own still needs one token to look at.
-        start = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        return tuple(token for token in start if token is not None)[:1]
+        def finish(outcomes: Sequence[Outcome], tokens: int) -> tuple[Event, ...]:
+            rows = (shortened(outcome, dimensions, again=normalise) for outcome in outcomes)
+            return (Vectors(tuple(row.astype("<f4", copy=False).tobytes() for row in rows)), Done(Usage(tokens)))
 
-    def _vectors(self, rows: list[tuple[int, ...]], dimensions: int) -> Any:
-        longest = max(map(len, rows))
-        pad = self._tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + (pad,) * (longest - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        mask = (torch.arange(longest, device=self._device) < lengths[:, None]).long()
-        with torch.inference_mode():
-            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            vectors = self._head(states, mask.unsqueeze(-1).float())[:, :dimensions]
-            if self._recipe.normalise:
-                vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return vectors.cpu().numpy().astype("<f4")
+        return Task(items, lambda at: f"input[{at}]", self.tokeniser.room(request.cut), finish)
+
+    def _with_prompt(self, request: Embed) -> Sequence[Item]:
+        prefix = self._recipe.prefix
+        if request.prompt_name is not None:
+            known = self._recipe.prompts
+            if request.prompt_name not in known:
+                names = ", ".join(known) or "none"
+                message = f"'{self.served}' has no prompt of that name; it has: {names}."
+                raise GatewayError(Kind.INVALID_REQUEST, message, param="prompt_name")
+            if not all(isinstance(text, str) for text in request.inputs):
+                raise GatewayError(
+                    Kind.INVALID_REQUEST, "A prompt can only be put before text, not token ids.", param="prompt_name"
+                )
+            prefix = known[request.prompt_name]
+        return [prefix + text if isinstance(text, str) else text for text in request.inputs]
+
+    def _rerank(self, request: Rerank) -> Task:
+        items = [self._side(_QUERY) + request.query]
+        before = self._side(_DOCUMENT)
+        items += [before + document for document in request.documents]
+
+        def finish(outcomes: Sequence[Outcome], tokens: int) -> tuple[Event, ...]:
+            query, documents = outcomes[0].astype(np.float64), np.stack(outcomes[1:]).astype(np.float64)
+            sizes = np.linalg.norm(documents, axis=1) * np.linalg.norm(query)
+            return (Ranking(tuple((documents @ query / np.maximum(sizes, 1e-12)).tolist())), Done(Usage(tokens)))
+
+        return Task(items, query_or_document, self.tokeniser.room(request.cut), finish)
+
+    def _side(self, names: Sequence[str]) -> str:
+        prompts = self._recipe.prompts
+        return next((prompts[name] for name in names if name in prompts), self._recipe.prefix)
+
+
+def query_or_document(at: int) -> str:
+    """Return what an error calls the row at a place, of a request to rerank whose query comes first."""
+    return f"documents[{at - 1}]" if at else "query"
+
+
+def shortened(vector: Outcome, dimensions: int | None, *, again: bool) -> Outcome:
+    """Return the first numbers of a vector, brought to unit length again where it had it."""
+    if dimensions is None:
+        return vector
+    cut = vector[:dimensions]
+    return cut / np.float32(max(float(np.linalg.norm(cut)), 1e-12)) if again else cut
 
 
 def load_embedder(
-    source: Source, *, device: str, threads: int | None = None, progress: Progress = lambda text, part: None
+    source: Source,
+    *,
+    device: str,
+    dtype: DType | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda text, part: None,
 ) -> Embedder:
     """Load an embedder, downloading it first if it has to be.
 
     Args:
         source: what to load.
         device: torch's name for it.
+        dtype: of the weights; by default as `pick_dtype`.
         threads: torch's threads, for the whole process.
         progress: told what is going on.
 
@@ -179,26 +186,45 @@ def load_embedder(
     progress(f"loading {source.served}", None)
     recipe = read_recipe(directory, source.served)
     model, tokenizer = load_encoder(
-        source.served, recipe.transformer, device=device, threads=threads, pickles=source.pickles
+        source.served, recipe.transformer, device=device, dtype=dtype, threads=threads, pickles=source.pickles
     )
     return Embedder(source.served, model, tokenizer, recipe, device=device)
 
 
-def plan(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Sort inputs into passes: indices of like length together, padded size within the budget, at least one a pass."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def padded(rows: Sequence[Row], padding: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids, attention mask and segment ids of rows, each (rows, longest), filled up on the right."""
+    longest = max(row.shape[1] for row in rows)
+    ids = np.full((len(rows), longest), padding, np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        length = row.shape[1]
+        ids[at, :length], types[at, :length] = row
+        mask[at, :length] = 1
+    made = [torch.from_numpy(array).to(device) for array in (ids, mask, types)]
+    return made[0], made[1], made[2]
 
 
-def _limit(model: Any, tokenizer: Any, recipe: Recipe) -> int:
+def token_events(tokeniser: Tokeniser, request: Tokenize | Detokenize) -> tuple[Event, ...]:
+    """Answer what only an encoder's tokenizer is asked."""
+
+    def encode(text: str, special: bool) -> list[int]:
+        with tokeniser.lock:
+            return list(tokeniser.tokenizer.encode(text, add_special_tokens=special, verbose=False))
+
+    return answer_tokens(
+        request,
+        tokenizer=tokeniser.tokenizer,
+        encode=encode,
+        write=None,
+        vocabulary=tokeniser.vocabulary,
+        limit=tokeniser.limit,
+    )
+
+
+def row_limit(model: Any, tokenizer: Any, said: int | None) -> int:
+    """Return how many tokens a row may have: what is said or the tokenizer knows, and no more than the model has."""
     positions = context_length(model.config, tokenizer) - _position_offset(model)
-    return min(positions, recipe.limit or int(tokenizer.model_max_length))
+    return min(positions, said or int(tokenizer.model_max_length))
 
 
 def _position_offset(model: Any) -> int:

@@ -15,6 +15,7 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UNPACKED = 4
 """Times the size of a GGUF file that its weights may take as bfloat16: most hold four to five bits of each."""
 
+_KEEPING_NOTHING = ("embedding", "rerank", "audio")
 _MODEST = 2 << 30
 _UNKNOWN_CONTEXT = 8192
 
@@ -34,7 +35,7 @@ def footprint(source: Source, config: Config) -> int:
     held = _held(described)
     loaded = _loaded(held, config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
-    return weights + (0 if source.kind in ("embedding", "audio") else _kv(described, _BYTES[loaded], config))
+    return weights + (0 if source.kind in _KEEPING_NOTHING else _kv(described, _BYTES[loaded], config))
 
 
 def _fetched(source: Source) -> Path | None:

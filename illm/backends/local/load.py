@@ -140,28 +140,45 @@ def prepare_embedder(source: Source, progress: Progress) -> tuple[Source, Path]:
 
 
 def load_encoder(
-    served: str, directory: Path, *, device: str, threads: int | None = None, pickles: bool = False
+    served: str,
+    directory: Path,
+    *,
+    device: str,
+    dtype: DType | None = None,
+    threads: int | None = None,
+    pickles: bool = False,
+    head: str = "AutoModel",
 ) -> tuple[Any, Any]:
-    """Load a model without a head, and its tokenizer: what an embedder runs.
+    """Load an encoder and its tokenizer: what an embedder runs (without a head), or a cross-encoder.
+
+    Args:
+        served: the id clients use.
+        directory: where it is.
+        device: torch's name for it.
+        dtype: see `pick_dtype`.
+        threads: torch's threads, for the whole process.
+        pickles: whether pickled weights will do.
+        head: the class of Transformers that loads it.
 
     Raises:
         GatewayError: `MODEL_LOAD_FAILED`.
     """
     _set_threads(threads)
     with failing_to_load(served), quiet():
-        from transformers import AutoModel, AutoTokenizer
+        import transformers
 
         where = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), **where)
-        model, info = AutoModel.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(directory), **where)
+        model, info = getattr(transformers, head).from_pretrained(
             str(directory),
-            dtype=pick_dtype(directory, device, None),
+            dtype=pick_dtype(directory, device, dtype),
             use_safetensors=_safetensors(directory, pickles=pickles),
             output_loading_info=True,
             **where,
         )
-        # A pooler is the head of a pre-training task: pooling is done elsewhere, so its weights do not matter.
-        _refuse_random(served, [key for key in info["missing_keys"] if "pooler" not in key])
+        # Without a head, a pooler is that of a pre-training task: pooling is done elsewhere, its weights do not matter.
+        headless = head == "AutoModel"
+        _refuse_random(served, [key for key in info["missing_keys"] if not (headless and "pooler" in key)])
         return model.to(device).eval(), tokenizer
 
 

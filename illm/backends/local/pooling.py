@@ -57,7 +57,7 @@ POOLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lasttoken": last,
 }
 
-_ACTIVATIONS: dict[str, Callable[[], Any]] = {
+ACTIVATIONS: dict[str, Callable[[], Any]] = {
     "Identity": nn.Identity,
     "Tanh": nn.Tanh,
     "ReLU": nn.ReLU,
@@ -81,7 +81,7 @@ class Head:
     def __init__(self, recipe: Recipe, served: str, device: str) -> None:
         self._poolers = [POOLERS[mode] for mode in recipe.modes]
         try:
-            layers = [_dense(dense.directory, _ACTIVATIONS[dense.activation]()) for dense in recipe.dense]
+            layers = [_dense(dense.directory, ACTIVATIONS[dense.activation]()) for dense in recipe.dense]
         except Exception as error:  # no such activation, no such file, not safetensors
             raise GatewayError(
                 Kind.MODEL_LOAD_FAILED, f"The embedding model '{served}' has a dense layer that cannot be loaded."

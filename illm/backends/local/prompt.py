@@ -113,6 +113,14 @@ class PromptRenderer:
             raise GatewayError(Kind.INVALID_REQUEST, "prompt must not be empty for this model.", param="prompt")
         return [start]
 
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return the ids of a text as the tokenizer does it by itself; `special` says whether its own tokens come too.
+
+        Raises:
+            GatewayError: `INVALID_REQUEST` for what is not text.
+        """
+        return self._encode(text, special=special)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out, spaces untouched."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -151,10 +159,10 @@ class PromptRenderer:
             )
         return list(encoded["input_ids"])
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, *, special: bool = True) -> list[int]:
         try:
             with self._lock:
-                return list(self._tokenizer.encode(text, verbose=False))
+                return list(self._tokenizer.encode(text, add_special_tokens=special, verbose=False))
         except (ValueError, TypeError) as error:  # half a surrogate pair
             raise GatewayError(Kind.INVALID_REQUEST, "prompt is not valid text.", param="prompt") from error
 

@@ -6,7 +6,8 @@ nothing to follow, and the choice is mean pooling and unit length, the commonest
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,6 +57,7 @@ class Recipe:
         limit: the longest input in tokens, where the files say.
         lower: whether text is lower-cased first.
         prefix: text put before every input.
+        prompts: other texts that may be put there instead, by name.
     """
 
     transformer: Path
@@ -65,6 +67,7 @@ class Recipe:
     limit: int | None = None
     lower: bool = False
     prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_recipe(directory: Path, served: str) -> Recipe:
@@ -93,8 +96,10 @@ def _recipe(directory: Path, pipeline: list[tuple[str, Path]], served: str) -> R
         raise _refused(served, f"its pipeline {' > '.join(names)} is not supported")
     transformer, pooling = pipeline[0][1], read_json(dict(pipeline)["Pooling"] / "config.json")
     settings = next((found for name in _TRANSFORMER_FILES if (found := read_json(transformer / name))), {})
-    prefix = _prefix(read_json(directory / "config_sentence_transformers.json"))
-    if prefix and pooling.get("include_prompt") is False:
+    said = read_json(directory / "config_sentence_transformers.json")
+    prefix = _prefix(said)
+    pools_prompts = pooling.get("include_prompt") is not False
+    if prefix and not pools_prompts:
         raise _refused(served, "it leaves its prompt out of the pooling, which is not supported")
     limit = settings.get("max_seq_length")
     return Recipe(
@@ -105,6 +110,7 @@ def _recipe(directory: Path, pipeline: list[tuple[str, Path]], served: str) -> R
         limit=limit if isinstance(limit, int) and limit > 0 else None,
         lower=settings.get("do_lower_case") is True,
         prefix=prefix,
+        prompts=_prompts(said) if pools_prompts else {},
     )
 
 
@@ -127,8 +133,12 @@ def _dense(path: Path, served: str) -> DenseFiles:
 
 
 def _prefix(config: dict[str, Any]) -> str:
-    prompts, name = config.get("prompts"), config.get("default_prompt_name")
-    return str(prompts.get(name, "")) if isinstance(prompts, dict) and name is not None else ""
+    return _prompts(config).get(str(config.get("default_prompt_name")), "")
+
+
+def _prompts(config: dict[str, Any]) -> dict[str, str]:
+    prompts = config.get("prompts")
+    return {name: text for name, text in prompts.items() if isinstance(text, str)} if isinstance(prompts, dict) else {}
 
 
 def _inside(directory: Path, path: str) -> Path:

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from illm.backends.local import demo
+from illm.backends.local import demo, gguf_files
 from illm.backends.local.conversion import Progress, converted
 from illm.errors import ConfigError, GatewayError, Kind
 
-ModelKind = Literal["text", "vision", "embedding", "audio"]
-FoundKind = Literal["text", "vision", "embedding", "audio", "other"]
+ModelKind = Literal["text", "vision", "embedding", "rerank", "audio"]
+FoundKind = Literal["text", "vision", "embedding", "rerank", "audio", "other"]
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -52,6 +52,7 @@ _ENCODERS = frozenset((
 # fmt: on
 _GENERATING = ("ForCausalLM", "LMHeadModel")
 _CONDITIONAL = "ForConditionalGeneration"  # on text, images or sound: what else the configuration has says which
+_RANKING = "ForSequenceClassification"
 _CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
 
 _LOCAL_MODULES = ("torch", "transformers")
@@ -91,7 +92,7 @@ def resolve_named(name: str, kind: ModelKind) -> Source:
     """Find the model an operator named at start.  A directory called like a hub id comes before the hub.
 
     Args:
-        name: `demo`, a directory, a `.gguf` file or a hub id.
+        name: `demo`, a directory (with safetensors, pickles or one `.gguf` file), a `.gguf` file or a hub id.
         kind: what the operator wants it for.
 
     Raises:
@@ -108,6 +109,8 @@ def resolve_named(name: str, kind: ModelKind) -> Source:
         return Source(path.stem, None, kind, gguf=path.resolve())
     if path.is_dir():
         path = path.resolve()
+        if not has_weights(path, pickles=True) and (file := gguf_files.in_directory(path)) is not None:
+            return Source(path.name, None, kind, gguf=file)
         return Source(path.name, path, kind, pickles=True)
     if not is_hub_id(name):
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"'{Path(name).name}' is neither a file or directory nor a hub id.")
@@ -172,7 +175,6 @@ def check_named(name: str, kind: ModelKind = "text") -> None:
         _need(_GGUF_MODULES, "demo", "a GGUF file")
         _check_gguf(path)
     elif path.is_dir():
-        _need(_LOCAL_MODULES, "local", "a model in this process")
         _check_directory(path)
     elif not is_hub_id(name):
         raise ConfigError(f"{name!r}: no such file or directory, and not a hub id such as 'org/name'")
@@ -191,11 +193,13 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
         config: its config.json.
         sentence_files: whether sentence-transformers' modules.json lies beside it; then it embeds, whatever it is.
     """
+    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    if _ranks(config, names):
+        return "rerank"
     if sentence_files:
         return "embedding"
     if config.get("model_type") == "whisper":
         return "audio"
-    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
     if any(name.endswith(_GENERATING) for name in names):
         return "text"
     if any(name.endswith(_CONDITIONAL) for name in names) and "vision_config" in config:
@@ -203,6 +207,13 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
     if config.get("model_type") not in _ENCODERS or config.get("is_decoder"):
         return "other"
     return "other" if any(name.endswith(_CLASSIFYING) for name in names) else "embedding"
+
+
+def _ranks(config: dict[str, Any], names: list[str]) -> bool:
+    """Whether it is a cross-encoder: a classifier of one label, which is then a degree of relevance."""
+    labels = config.get("id2label")
+    one = config.get("num_labels") == 1 or (isinstance(labels, dict) and len(labels) == 1)
+    return one and any(name.endswith(_RANKING) for name in names)
 
 
 def kind_in(directory: Path) -> FoundKind:
@@ -255,6 +266,8 @@ def _from_hub(name: str, kind: ModelKind, *, download: bool, pickles: bool = Fal
     config = try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
     if isinstance(config, str) and has_weights(Path(config).parent, pickles=pickles):
         return Source(name, Path(config).parent, kind, hub=name, pickles=pickles)
+    if pickles and (file := gguf_files.in_cache(name)) is not None:
+        return Source(name, None, kind, gguf=file, hub=name)
     if constants.is_offline_mode() or not download:
         raise GatewayError(Kind.MODEL_NOT_FOUND, _unreachable(name))
     return Source(name, None, kind, hub=name, pickles=pickles)
@@ -270,6 +283,7 @@ def _download(name: str, progress: Progress, *, pickles: bool, kind: ModelKind =
             directory = _snapshot(name, [*_WANTED, CONVERTED], _UNWANTED[:-2])
         if pickles and not has_weights(directory):
             directory = _snapshot(name, [*_WANTED, "pytorch_model*.bin"], _UNWANTED[:-2])
+        gguf = gguf_files.download(name) if pickles and not has_weights(directory, pickles=True) else None
     except (RepositoryNotFoundError, HFValidationError) as error:
         if isinstance(error, GatedRepoError):
             raise GatewayError(
@@ -278,6 +292,8 @@ def _download(name: str, progress: Progress, *, pickles: bool, kind: ModelKind =
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"The hub has no model '{name}'.", param="model") from error
     except Exception as error:  # whatever the client library's network raises: a few dozen types
         raise GatewayError(Kind.MODEL_LOAD_FAILED, _unreachable(name)) from error
+    if gguf is not None:
+        return converted(gguf, progress)
     if not has_weights(directory, pickles=pickles):
         raise GatewayError(Kind.MODEL_LOAD_FAILED, no_weights(name, pickles=pickles))
     return directory
@@ -337,10 +353,19 @@ def _check_gguf(path: Path) -> None:
 
 
 def _check_directory(path: Path) -> None:
+    try:
+        file = None if has_weights(path, pickles=True) else gguf_files.in_directory(path.resolve())
+    except GatewayError as error:
+        raise ConfigError(error.message) from error
+    if file is not None:
+        _need(_GGUF_MODULES, "demo", "a GGUF file")
+        return _check_gguf(file)
+    _need(_LOCAL_MODULES, "local", "a model in this process")
     if not read_json(path / "config.json"):
         raise ConfigError(f"{path}: no config.json that could be read, so this is no model directory")
     if not has_weights(path, pickles=True):
-        raise ConfigError(f"{path}: no weights: neither {WEIGHTS} nor {PICKLED}")
+        raise ConfigError(f"{path}: no weights: neither {WEIGHTS} nor {PICKLED} nor one whole .gguf file")
+    return None
 
 
 def _shown(name: str) -> str:

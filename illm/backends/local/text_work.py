@@ -10,9 +10,10 @@ from illm.backends.local.best_of import Contest
 from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.logprobs import Echo, TokenTeller
 from illm.backends.local.parameters import refuse_impossible
-from illm.backends.local.work import Batch
+from illm.backends.local.token_answers import answer_tokens
+from illm.backends.local.work import Answered, Batch
 from illm.core.events import Delta, Done, Event, Failed, Finish, Usage
-from illm.core.requests import Chat, Completion, Request, Sampling
+from illm.core.requests import OPEN, Chat, Completion, Detokenize, Request, Sampling, Tokenize
 from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
@@ -79,8 +80,10 @@ class TextWork:
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
 
-    def prepare(self, request: Request) -> PreparedText:
+    def prepare(self, request: Request) -> PreparedText | Answered:
         """See `Work.prepare`."""
+        if isinstance(request, Tokenize | Detokenize):
+            return Answered(self._tokens(request))
         assert isinstance(request, Chat | Completion)  # noqa: S101 - the directory has looked at the capability
         sampling = request.sampling.over(self._model.defaults).over(PLAIN)
         refuse_impossible(request, sampling, self._model.vocabulary)
@@ -216,6 +219,17 @@ class TextWork:
                 cached = sum(conversation.cached.values())
                 events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
         return tuple(events)
+
+    def _tokens(self, request: Tokenize | Detokenize) -> tuple[Event, ...]:
+        model = self._model
+        return answer_tokens(
+            request,
+            tokenizer=model.tokenizer,
+            encode=model.renderer.encode,
+            write=lambda messages: self._chat(Chat(messages=messages, sampling=OPEN))[0],
+            vocabulary=model.vocabulary,
+            limit=self._engine.context,
+        )
 
     @cached_property
     def _tell(self) -> TokenTeller:

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
 
-from illm.backends.local.work import Batch, Work
+from illm.backends.local.work import Answered, Batch, Work
 from illm.core.capabilities import Capability
 from illm.core.events import Failed
 from illm.core.requests import Request
@@ -236,7 +236,10 @@ class EngineThread:
         except BaseException as error:  # a panic in a tokenizer's native code is no `Exception`
             self._fail(key, error, "The prompt could not be prepared")
         else:
-            self._commands.put(self._adding(key, call, prepared))
+            if isinstance(prepared, Answered):
+                self._outbox.put([(key, prepared.events)])
+            else:
+                self._commands.put(self._adding(key, call, prepared))
 
     def _adding(self, key: int, call: Asking, prepared: Any) -> Command:
         def add(work: Work) -> None:

@@ -4,6 +4,7 @@
 here is synchronous and knows neither loop nor channel, so that it can be driven by a thread, a child process or a test.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from illm.core.events import Event
@@ -11,6 +12,13 @@ from illm.core.requests import Request
 
 Batch = list[tuple[int, tuple[Event, ...]]]
 """Events by the key of the call they answer; an id whose events end in `Done` is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What `prepare` returns where that was all there is to do: the engine never hears of the call."""
+
+    events: tuple[Event, ...]
 
 
 class Describing(Protocol):
@@ -24,7 +32,7 @@ class Work(Describing, Protocol):
     """One model's work."""
 
     def prepare(self, request: Request) -> Any:
-        """Tokenise and check a request.  Raises `GatewayError`."""
+        """Tokenise and check a request; `Answered` is an answer already.  Raises `GatewayError`."""
 
     def add(self, key: int, prepared: Any) -> None:
         """Take up what `prepare` returned, as call `key`.  Raises `GatewayError`."""

@@ -60,7 +60,7 @@ class OllamaDialect:
     """
 
     framework = "ollama"
-    capabilities = frozenset(Capability)
+    capabilities = frozenset(Capability) - {Capability.RERANK, Capability.TOKENS}
     supported = SUPPORTED
     fans_out = True
     probe_path = "/"
@@ -88,6 +88,8 @@ class OllamaDialect:
                 return _post("/api/embed", embed_body(request))
             case Transcribe():
                 return _transcribe(request)
+            case _:
+                raise GatewayError(Kind.CAPABILITY, f"The backend 'ollama' does not support {request.needs}")
 
     def decoder(self, request: Request) -> Decoder:
         """Return what will read the answer to `request`."""

@@ -66,7 +66,7 @@ class OllamaDecoder:
             self._body = _TextBody(self._request, self._new_id)
         elif isinstance(self._request, Embed):
             self._body = _WholeBody(self._request, partial(_vectors, self._request))
-        else:
+        elif isinstance(self._request, Transcribe):
             self._body = _WholeBody(self._request, partial(_transcript, self._request))
 
     def feed(self, data: bytes) -> Sequence[Event]:

@@ -15,10 +15,19 @@ from illm.backends.remote.embedding_answer import EmbeddingAnswer
 from illm.backends.remote.outgoing_messages import outgoing_messages
 from illm.backends.remote.relay import answer_body
 from illm.backends.remote.repair import JSON, Asked
+from illm.backends.remote.rerank_and_tokens import (
+    PLACES,
+    RerankAnswer,
+    TextAnswer,
+    TokensAnswer,
+    cut_fields,
+    refuse_unheard,
+    rerank_fields,
+)
 from illm.backends.remote.transcription import no_translations, transcription_body, transcription_form
 from illm.backends.remote.upstream import Decoder, Outgoing
 from illm.core.capabilities import Capability
-from illm.core.requests import Chat, Completion, Embed, Generate, Request, Transcribe
+from illm.core.requests import Chat, Completion, Detokenize, Embed, Generate, Request, Rerank, Tokenize, Transcribe
 from illm.errors import GatewayError, Kind
 
 ROUTING = frozenset({"framework", "embedding_model"})
@@ -52,6 +61,7 @@ class Quirks:
         greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
         unheard: fields of a transcription that it ignores although they change the answer.
         translates: whether it turns speech into English text, too.
+        unheard_in_texts: the same of texts that are embedded, ranked or tokenised.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +69,7 @@ class Quirks:
     greedy_n: bool = True
     unheard: Sequence[str] = ()
     translates: bool = False
+    unheard_in_texts: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -91,7 +102,14 @@ class OpenAILike:
             case Completion():
                 return _post("/v1/completions", self._generate(request))
             case Embed():
-                return _post("/v1/embeddings", _plain(request.body, request.model))
+                refuse_unheard(request.body, self.quirks.unheard_in_texts, self.framework)
+                return _post("/v1/embeddings", cut_fields(_plain(request.body, request.model), request))
+            case Rerank():
+                refuse_unheard(request.body, self.quirks.unheard_in_texts, self.framework)
+                return _post(PLACES[Rerank], rerank_fields(_plain(request.body, request.model), request))
+            case Tokenize() | Detokenize():
+                refuse_unheard(request.body, self.quirks.unheard_in_texts, self.framework)
+                return _post(PLACES[type(request)], _plain(request.body, request.model))
             case Transcribe():
                 if request.translate and not self.quirks.translates:
                     raise no_translations(self.framework)
@@ -120,6 +138,12 @@ class OpenAILike:
                 return answer_body(Asked(self.framework, request, copies), headers, relayable=believed)
             case Embed():
                 return EmbeddingAnswer(self.framework, request)
+            case Rerank():
+                return RerankAnswer(self.framework, request)
+            case Tokenize():
+                return TokensAnswer(self.framework)
+            case Detokenize():
+                return TextAnswer(self.framework)
             case Transcribe():
                 return transcription_body(self.framework, request, headers)
 

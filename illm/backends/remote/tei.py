@@ -8,9 +8,11 @@ from binascii import Error, a2b_base64
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import Struct, field
 
+from illm.backends.remote.rerank_and_tokens import ranked
 from illm.backends.remote.tgi import info_model, post
 from illm.backends.remote.tgi_body import Body, BodyDecoder, WholeBody
 from illm.backends.remote.tgi_tokens import raise_error_in
@@ -20,7 +22,7 @@ from illm.backends.remote.upstream_errors import nonsense
 from illm.config import Config
 from illm.core.capabilities import Capability
 from illm.core.events import Done, Event, Usage, Vectors
-from illm.core.requests import Embed, Request
+from illm.core.requests import Embed, Request, Rerank
 from illm.errors import GatewayError, Kind
 
 DEFAULT_BATCH = 32
@@ -38,7 +40,7 @@ class TEI:
     """
 
     framework = "tgi"
-    capabilities = frozenset({Capability.EMBEDDINGS})
+    capabilities = frozenset({Capability.EMBEDDINGS, Capability.RERANK})
     supported = frozenset({"dimensions"})
     fans_out = False
     probe_path = "/health"
@@ -49,6 +51,9 @@ class TEI:
 
     def outgoing(self, request: Request) -> Outgoing:
         """Translate a request.  Raises as `Dialect.outgoing`."""
+        if isinstance(request, Rerank):
+            texts = list(request.documents)
+            return post("/rerank", {"query": request.query, "texts": texts, "truncate": False})
         if not isinstance(request, Embed):
             raise GatewayError(Kind.CAPABILITY, f"The embeddings server of 'tgi' does not support {request.needs}")
         body: dict[str, Any] = {"input": list(request.inputs), "encoding_format": "base64"}
@@ -102,6 +107,33 @@ class EmbeddingsBody(WholeBody):
         return (Vectors(tuple(_packed(row.embedding) for row in rows)), Done(Usage(usage.prompt_tokens)))
 
 
+class Rank(Struct):
+    """One text's relevance."""
+
+    index: int
+    score: float
+
+
+class RanksBody(WholeBody):
+    """The answer's body where texts were ranked; TEI does not count what it read.
+
+    Args:
+        request: what was asked.
+    """
+
+    def __init__(self, request: Rerank) -> None:
+        super().__init__("tei")
+        self._count = len(request.documents)
+
+    def read(self, body: bytes) -> Sequence[Event]:
+        """See `WholeBody.read`."""
+        try:
+            ranks = msgspec.json.decode(body, type=list[Rank])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise nonsense("tei", "answered something that is no ranking") from None
+        return ranked("tei", {rank.index: rank.score for rank in ranks}, self._count, Usage())
+
+
 def _batch(info: bytes) -> int | None:
     try:
         size = orjson.loads(info).get("max_client_batch_size")
@@ -111,6 +143,8 @@ def _batch(info: bytes) -> int | None:
 
 
 def _body(request: Request) -> Body:
+    if isinstance(request, Rerank):
+        return RanksBody(request)
     assert isinstance(request, Embed)  # noqa: S101 - `outgoing` has seen to it
     return EmbeddingsBody(request)
 

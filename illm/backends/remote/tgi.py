@@ -19,7 +19,7 @@ from illm.core.capabilities import Capability
 from illm.core.requests import Chat, Completion, Request
 from illm.errors import GatewayError, Kind
 
-CAPABILITIES = frozenset(Capability) - {Capability.AUDIO, Capability.EMBEDDINGS}
+CAPABILITIES = frozenset(Capability) - {Capability.AUDIO, Capability.EMBEDDINGS, Capability.RERANK, Capability.TOKENS}
 
 SUPPORTED = frozenset(
     {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from illm.backends.remote.scrub import complained_field, scrub
-from illm.core.requests import Chat, Completion, Embed, Request
+from illm.core.requests import Chat, Completion, Embed, Request, Rerank, Tokenize
 from illm.errors import GatewayError, Kind
 
 _ANY = re.IGNORECASE | re.DOTALL
@@ -195,6 +195,10 @@ def _input_field(request: Request) -> str:
             return "prompt"
         case Embed():
             return "input"
+        case Rerank():
+            return "documents"
+        case Tokenize():
+            return "prompt"
         case _:
             return "file"
 

@@ -28,5 +28,7 @@ def dialect(config: Config) -> Dialect:
     """Return how vLLM is spoken to."""
     # `/v1/models`, unlike `/health`, is there whatever server it really is, and costs no generation either.
     return OpenAILike(
-        framework="vllm", quirks=Quirks(refused=REFUSED, greedy_n=False, translates=True), probe_path="/v1/models"
+        framework="vllm",
+        quirks=Quirks(refused=REFUSED, greedy_n=False, unheard_in_texts=("prompt_name",), translates=True),
+        probe_path="/v1/models",
     )

@@ -14,15 +14,26 @@ from illm.dialects.openai.errors import error_body, error_headers
 from illm.dialects.openai.json_body import decode_body
 from illm.dialects.openai.models import model_body, models_body
 from illm.dialects.openai.multipart import FormParser
-from illm.dialects.openai.parameters import CHAT_FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS, unsupported
+from illm.dialects.openai.parameters import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    DETOKENIZE_FIELDS,
+    EMBEDDING_FIELDS,
+    RERANK_FIELDS,
+    TOKENIZE_FIELDS,
+    unsupported,
+)
 from illm.dialects.openai.transcripts import transcription_encoder
 
 __all__ = [
     "CHAT_FIELDS",
     "COMPLETION_FIELDS",
     "DEFAULT_MAX_TOKENS",
+    "DETOKENIZE_FIELDS",
     "EMBEDDING_FIELDS",
     "MAX_AUDIO",
+    "RERANK_FIELDS",
+    "TOKENIZE_FIELDS",
     "Encoder",
     "FormParser",
     "chat_encoder",

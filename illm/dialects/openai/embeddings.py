@@ -16,11 +16,12 @@ from msgspec import Meta, Struct
 
 from illm.core.requests import Embed
 from illm.dialects.openai.json_body import convert, invalid
-from illm.dialects.openai.prompts import WirePrompts, to_prompts
+from illm.dialects.openai.prompts import CutTo, WirePrompts, to_cut, to_prompts
 from illm.dialects.openai.sampling import MAX_INT32, Name
 from illm.errors import GatewayError, Kind
 
-MAX_INPUTS = 2048
+MAX_INPUTS = 16384
+"""Eight times what OpenAI takes: a longer list is cut into turns, so it holds nobody up."""
 
 _PIECE = 1 << 16
 
@@ -34,6 +35,9 @@ class EmbeddingWire(Struct, kw_only=True):
     framework: Name | None = None
     dimensions: Annotated[int, Meta(ge=1, le=MAX_INT32)] | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    truncate: bool = False
+    truncate_prompt_tokens: CutTo | None = None
+    prompt_name: Name | None = None
 
 
 def parse_embeddings(body: dict[str, Any]) -> Embed:
@@ -59,6 +63,8 @@ def parse_embeddings(body: dict[str, Any]) -> Embed:
         inputs=inputs,
         dimensions=wire.dimensions,
         base64=wire.encoding_format == "base64",
+        cut=to_cut(wire.truncate, wire.truncate_prompt_tokens),
+        prompt_name=wire.prompt_name,
         model=wire.model if wire.embedding_model is None else wire.embedding_model,
         explicit=wire.embedding_model is not None,
         framework=wire.framework,

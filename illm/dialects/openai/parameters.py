@@ -33,6 +33,9 @@ SAMPLING = frozenset(
 CHAT_FIELDS = ROUTING | SAMPLING | {"messages"}
 COMPLETION_FIELDS = ROUTING | SAMPLING | {"prompt"}
 EMBEDDING_FIELDS = ROUTING | {"dimensions", "embedding_model", "encoding_format", "input"}
+RERANK_FIELDS = ROUTING | {"documents", "query", "return_documents", "top_n"}
+TOKENIZE_FIELDS = ROUTING | {"add_special_tokens", "messages", "prompt", "return_token_strs"}
+DETOKENIZE_FIELDS = ROUTING | {"tokens"}
 EVERY_FIELD = CHAT_FIELDS | COMPLETION_FIELDS | EMBEDDING_FIELDS
 
 BOOKKEEPING = frozenset(
@@ -95,6 +98,7 @@ OPTIONAL: dict[str, Harmless] = {
     "presence_penalty": _ZERO,
     "priority": _ZERO,
     "prompt_logprobs": _FALSE,
+    "prompt_name": _NEVER,
     "reasoning_effort": _any_of("none"),
     "response_format": _any_of({"type": "text"}),
     "skip_special_tokens": _TRUE,
@@ -103,6 +107,8 @@ OPTIONAL: dict[str, Harmless] = {
     "tool_choice": _any_of("none", "auto"),
     "tools": _any_of([]),
     "top_logprobs": _ZERO,
+    "truncate": _FALSE,
+    "truncate_prompt_tokens": _NEVER,
     "typical_p": _ONE,
     "use_beam_search": _FALSE,
     "web_search_options": _NEVER,

@@ -4,13 +4,27 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from illm.core.requests import Prompt
+from illm.core.requests import WHOLE, Prompt
 from illm.dialects.openai.json_body import invalid
 from illm.dialects.openai.sampling import MAX_INT32
 
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 WirePrompts = str | list[str | TokenId | list[TokenId]]
 """A string, strings, token ids, or lists of token ids; msgspec cannot tell the lists apart, `to_prompts` does."""
+
+CutTo = Annotated[int, Meta(ge=-1, le=MAX_INT32)]
+"""How many tokens to cut to; -1 for as many as the model takes."""
+
+
+def to_cut(truncate: bool, tokens: int | None) -> int | None:
+    """Return what `Embed.cut` should be: vLLM's word (a number of tokens) says more than the plain switch.
+
+    Raises:
+        GatewayError: a cut to nothing.
+    """
+    if tokens == 0:
+        raise invalid("must be -1 or at least 1", param="truncate_prompt_tokens")
+    return tokens if tokens is not None else WHOLE if truncate else None
 
 
 def to_prompts(wire: WirePrompts, *, name: str, most: int) -> tuple[Prompt, ...]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from illm.core.events import Failed
+from illm.core.requests import WHOLE, Embed, Rerank
 from illm.errors import GatewayError, Kind
 
 from .conftest import SPECIALS
@@ -17,7 +19,9 @@ transformers = pytest.importorskip("transformers")
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.model
 
-from illm.backends.local.embedder import Embedder, load_embedder, plan  # noqa: E402
+from illm.backends.local.embedder import Embedder, load_embedder  # noqa: E402
+from illm.backends.local.encoding_work import EncodingWork  # noqa: E402
+from illm.backends.local.fair_passes import plan  # noqa: E402
 from illm.backends.local.sources import Source, resolve_named  # noqa: E402
 
 TEXTS = ["", "a", "Hello, world", "Grüße aus Köln 🌍", "the quick brown fox " * 3, "B", "ab", "UPPER and lower"]
@@ -87,6 +91,20 @@ def loaded(directory) -> Embedder:
     return load_embedder(Source("tiny", directory, "embedding"), device="cpu")
 
 
+def encoded(encoder, *requests):
+    """Answer requests one upon the other; return the events of the last."""
+    work = EncodingWork(encoder)
+    for key, request in enumerate(requests):
+        work.add(key, work.prepare(request))
+    answers = {}
+    while work.busy:
+        answers |= dict(work.step())
+    for events in answers.values():
+        if isinstance(events[-1], Failed):
+            raise events[-1].error
+    return answers[len(requests) - 1]
+
+
 def numbers(rows):
     return np.stack([np.frombuffer(row, "<f4") for row in rows])
 
@@ -97,6 +115,10 @@ def reference(directory, texts, **options):
         sentence_transformers = pytest.importorskip("sentence_transformers")
         model = sentence_transformers.SentenceTransformer(str(directory), device="cpu", local_files_only=True)
         return model.encode(texts, convert_to_numpy=True, show_progress_bar=False, **options)
+
+
+def reference_ids(directory, texts):
+    return [transformers.AutoTokenizer.from_pretrained(directory).encode(text) for text in texts]
 
 
 @pytest.mark.parametrize("normalise", [(), ("Normalize",)], ids=["as is", "normalised"])
@@ -147,7 +169,7 @@ def test_the_packaged_embedder():
     assert (embedder.served, embedder.width, embedder.limit) == ("all-MiniLM-L6-v2", 384, 256)
     rows, tokens = embedder.embed(TEXTS)
     np.testing.assert_allclose(numbers(rows), reference(source.directory, TEXTS), atol=1e-5)
-    assert tokens == sum(len(row) for row in embedder.prepare(TEXTS).inputs)
+    assert tokens == sum(len(row) for row in reference_ids(source.directory, TEXTS))
 
 
 def test_neither_batches_nor_neighbours_matter(bert):
@@ -157,24 +179,8 @@ def test_neither_batches_nor_neighbours_matter(bert):
     together = numbers(embedder.embed(texts)[0])
     alone = numbers([embedder.embed([text])[0][0] for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    embedder._batch_tokens = 100
+    embedder.batch_tokens = 100
     np.testing.assert_allclose(numbers(embedder.embed(texts)[0]), alone, atol=1e-5)
-
-
-def test_the_model_runs_once_a_step_and_not_before(bert, monkeypatch):
-    embedder = loaded(bert)
-    passes = []
-    run = embedder._vectors
-    monkeypatch.setattr(embedder, "_vectors", lambda rows, width: passes.append(len(rows)) or run(rows, width))
-    embedder._batch_tokens = 60
-    prepared = embedder.prepare(["x" * 20] * 5)
-    steps = embedder.batches(prepared)
-    assert passes == []
-    assert [index for index, _ in next(steps)] == [0, 1]
-    assert passes == [2]
-    steps.close()  # the client left
-    assert passes == [2]
-    assert [[index for index, _ in batch] for batch in embedder.batches(prepared)] == [[0, 1], [2, 3], [4]]
 
 
 def test_dimensions_cut_and_normalise_again(bert):
@@ -195,10 +201,10 @@ def test_dimensions_only_cut_where_the_model_does_not_normalise(bert):
 
 def test_token_ids_are_taken_as_they_are(bert):
     embedder = loaded(bert)
-    ids = embedder.prepare(["hello"]).inputs[0]
+    ids = tuple(reference_ids(bert, ["hello"])[0])
     assert ids[0] == 1
     assert embedder.embed([ids, "hello"])[0][0] == embedder.embed(["hello", "hello"])[0][0]
-    assert embedder.prepare([ids, "hello"]).prompt_tokens == 2 * len(ids)
+    assert embedder.embed([ids, "hello"])[1] == 2 * len(ids)
 
 
 @pytest.mark.parametrize(
@@ -206,17 +212,17 @@ def test_token_ids_are_taken_as_they_are(bert):
     [
         (["x"], 0, "dimensions", "between 1 and 32"),
         (["x"], WIDTH + 1, "dimensions", "between 1 and 32"),
-        (["x", "y" * 95], None, "input", "input[1] has 97 tokens; 'tiny' takes at most 96"),
-        ([(1,), (-1,)], None, "input", "input[1]: token id -1"),
-        ([(261,)], None, "input", "vocabulary of 261"),
-        ([(10**30,)], None, "input", "vocabulary"),
-        ([()], None, "input", "empty"),
-        (["\ud83d"], None, "input", "not valid text"),
+        (["x", "y" * 95], None, "input[1]", "input[1] has 97 tokens; 'tiny' takes at most 96"),
+        ([(1,), (-1,)], None, "input[1]", "input[1]: token id -1"),
+        ([(261,)], None, "input[0]", "vocabulary of 261"),
+        ([(10**30,)], None, "input[0]", "vocabulary"),
+        ([()], None, "input[0]", "empty"),
+        (["x", "\ud83d"], None, "input[1]", "not valid text"),
     ],
 )
 def test_what_a_client_is_told(bert, inputs, dimensions, param, words):
     with pytest.raises(GatewayError) as caught:
-        loaded(bert).prepare(inputs, dimensions)
+        loaded(bert).embed(inputs, dimensions)
     assert (caught.value.kind, caught.value.param) == (Kind.INVALID_REQUEST, param)
     assert words in caught.value.message
 
@@ -265,6 +271,50 @@ def test_a_dense_layer_that_is_missing(bert):
     with pytest.raises(GatewayError) as caught:
         loaded(bert)
     assert caught.value.kind is Kind.MODEL_LOAD_FAILED
+
+
+def test_what_is_cut_is_cut_as_sentence_transformers_cuts(bert):
+    pipeline(bert, {"pooling_mode": "mean"}, max_seq_length=24)
+    embedder = loaded(bert)
+    texts = [*TEXTS, "a long text " * 20, "b" * 22, "b" * 23]
+    vectors, _ = encoded(embedder, Embed(inputs=tuple(texts), cut=WHOLE))
+    np.testing.assert_allclose(numbers(vectors.rows), reference(bert, texts), atol=1e-5)
+    shorter, done = encoded(embedder, Embed(inputs=("abcdefgh", (1, 7, 8, 9, 10)), cut=4))
+    exact, _ = embedder.embed(["ab", (1, 7, 8, 9)])
+    assert shorter.rows == tuple(exact)
+    assert done.usage.prompt_tokens == 8
+    with pytest.raises(GatewayError) as caught:
+        encoded(embedder, Embed(inputs=("x",), cut=25))
+    assert caught.value.param == "truncate_prompt_tokens"
+
+
+def test_a_request_may_name_one_of_the_model_s_prompts(bert):
+    pipeline(bert, {"pooling_mode": "mean"}, "Normalize")
+    prompts = {"query": "Question: ", "document": "Text: "}
+    write(bert, "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None})
+    embedder = loaded(bert)
+    for name in prompts:
+        vectors, _ = encoded(embedder, Embed(inputs=("a", "some words"), prompt_name=name))
+        expected = reference(bert, ["a", "some words"], prompt_name=name)
+        np.testing.assert_allclose(numbers(vectors.rows), expected, atol=1e-5)
+    for request in (Embed(inputs=("x",), prompt_name="answer"), Embed(inputs=((1, 2),), prompt_name="query")):
+        with pytest.raises(GatewayError) as caught:
+            encoded(embedder, request)
+        assert (caught.value.kind, caught.value.param) == (Kind.INVALID_REQUEST, "prompt_name")
+
+
+def test_relevance_is_the_cosine_with_the_prompts_of_either_side(bert):
+    pipeline(bert, {"pooling_mode": "cls"})
+    prompts = {"query": "Question: ", "document": "Text: "}
+    write(bert, "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None})
+    documents = ("one", "two two", "what is one?")
+    ranking, done = encoded(loaded(bert), Rerank(query="what is one?", documents=documents))
+    query = reference(bert, ["what is one?"], prompt_name="query")[0]
+    texts = reference(bert, list(documents), prompt_name="document")
+    expected = texts @ query / np.linalg.norm(texts, axis=1) / np.linalg.norm(query)
+    np.testing.assert_allclose(ranking.scores, expected, atol=1e-5)
+    said = ["Question: what is one?", *("Text: " + document for document in documents)]
+    assert done.usage.prompt_tokens == sum(map(len, reference_ids(bert, said)))
 
 
 @pytest.mark.parametrize("budget", [1, 7, 64, 10_000])

@@ -69,7 +69,7 @@ def test_generation_config_gives_defaults_and_ends(tmp_path, tiny_llama):
         ({"do_sample": True}, Sampling()),
         (
             {"do_sample": True, "top_p": 0.9, "repetition_penalty": 1.1, "top_k": None, "min_p": 0.1},
-            Sampling(top_p=0.9, repetition_penalty=1.1),
+            Sampling(top_p=0.9, repetition_penalty=1.1, min_p=0.1),
         ),
     ],
 )

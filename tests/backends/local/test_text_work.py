@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from illm.backends.local.answers import AnswerStyle
-from illm.backends.local.embedding_work import EmbeddingWork
 from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest, Stats
 from illm.backends.local.text_work import TextWork
-from illm.core.events import Delta, Done, Finish, ToolDelta, Usage, Vectors
-from illm.core.requests import Chat, Completion, Embed, Message, Sampling, Text, Tool
+from illm.core.events import Delta, Done, Finish, ToolDelta, Usage
+from illm.core.requests import Chat, Completion, Message, Sampling, Text, Tool
 from illm.errors import GatewayError, Kind
 
 CONTEXT = 20
@@ -265,36 +264,3 @@ def test_counters_for_health(work):
     assert described["context"] == CONTEXT
     assert described["engine"]["running"] == 0
     assert described["loop"] == "packed"
-
-
-class FakeEmbedder:
-    """Two inputs a pass, the longest first; a vector is the input's number."""
-
-    def prepare(self, inputs, dimensions):
-        return SimpleNamespace(inputs=inputs, prompt_tokens=len(inputs))
-
-    def batches(self, prepared):
-        order = list(reversed(range(len(prepared.inputs))))
-        for start in range(0, len(order), 2):
-            yield [(index, bytes([index])) for index in order[start : start + 2]]
-
-
-def test_embedding_calls_take_turns_and_keep_their_inputs_order():
-    work = EmbeddingWork(FakeEmbedder())
-    for key, count in ((1, 5), (2, 2), (3, 3)):
-        work.add(key, work.prepare(Embed(inputs=("x",) * count)))
-    work.abort(3)
-    answered = []
-    while work.busy:
-        answered.append(work.step())
-    short = (2, (Vectors((b"\0", b"\1")), Done(Usage(2))))
-    long = (1, (Vectors(tuple(bytes([index]) for index in range(5))), Done(Usage(5))))
-    assert answered == [[], [short], [], [long]]
-    assert work.step() == []
-    assert work.describe() == {"engine": {"running": 0, "passes": 4, "inputs": 7}}
-
-
-def test_embedding_nothing_is_an_empty_answer_not_a_dead_engine():
-    work = EmbeddingWork(FakeEmbedder())
-    work.add(1, work.prepare(Embed(inputs=())))
-    assert work.step() == [(1, (Vectors(()), Done(Usage(0))))]

@@ -312,3 +312,20 @@ def test_rows_are_remembered_within_a_limit():
     assert Model.looked == 4
     with pytest.raises(ValueError, match="1 rows for 2"):
         tower.rows(Picture(b"x", {"pixel_values": torch.zeros(1, 4)}, 2))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_what_is_known_of_a_prompt_is_known_for_its_pictures_only(loaded, name):
+    model, *_ = loaded(name)
+    words = "a long text before anything is shown, longer than a block of the memory is, and some more. "
+    asking = [[("user", (words, picture(at), "?"))] for at in (21, 22, 21)]
+    alone = [run(engine_over(model, check=False, prefix_cache=False), asked(model, turns, 0)) for turns in asking]
+    assert alone[0] != alone[1]
+    engine = engine_over(model, check=False)
+    known = []
+    for turns, [answer] in zip(asking, alone, strict=True):
+        before = engine.stats.prefix_tokens
+        assert run(engine, asked(model, turns, 0)) == [answer]
+        known.append(engine.stats.prefix_tokens - before)
+    assert known[:2] == [0, 0]
+    assert known[2] > len(words)
