@@ -82,7 +82,9 @@ class FasterListener:
 
     def time_words(self, pieces: Sequence[Piece], seek: int, frames: int, after: float) -> None:
         """See `Listener.time_words`."""
-        rows = [{"seek": seek, "start": piece.start, "end": piece.end, "tokens": piece.tokens} for piece in pieces]
+        rows: list[dict[str, Any]] = [
+            {"seek": seek, "start": piece.start, "end": piece.end, "tokens": piece.tokens} for piece in pieces
+        ]
         self._model.add_word_timestamps([rows], self._tokenizer, self._encoded, frames, OPENING, CLOSING, after)
         for piece, row in zip(pieces, rows, strict=True):
             piece.start, piece.end = float(row["start"]), float(row["end"])

@@ -90,9 +90,9 @@ def cut(tokens: Sequence[int], time_zero: int, frames: int, offset: float) -> tu
     if whole:
         ends.append(len(tokens))
     pieces = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        first, last = (max(tokens[at] - time_zero, 0) * TOKEN_SECONDS for at in (start, end - 1))
-        pieces.append(Piece(offset + first, offset + last, list(tokens[start:end]), start))
+    for start, stop in zip([0, *ends], ends, strict=False):
+        begin, end = (max(tokens[at] - time_zero, 0) * TOKEN_SECONDS for at in (start, stop - 1))
+        pieces.append(Piece(offset + begin, offset + end, list(tokens[start:stop]), start))
     advance = frames if whole else (tokens[ends[-1] - 1] - time_zero) * _FRAMES_PER_TOKEN
     return pieces, advance, whole
 

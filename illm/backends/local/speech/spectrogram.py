@@ -63,8 +63,8 @@ class LogMel:
     def __init__(self, filters: Any, *, padding: int = 0) -> None:
         self._filters = numpy.ascontiguousarray(filters, numpy.float32)
         self._padding = padding
-        self._window = numpy.hanning(_TRANSFORM + 1)[:-1].astype(numpy.float32)
-        self._samples = numpy.zeros(0, numpy.float32)
+        self._window: Any = numpy.hanning(_TRANSFORM + 1)[:-1].astype(numpy.float32)
+        self._samples: Any = numpy.zeros(0, numpy.float32)
         self._blocks: list[Any] = []
         self._count = 0
 

@@ -83,10 +83,21 @@ class Transcriber(Protocol):
     `languages` are the codes it understands, `translates` and `times_words` whether it can.
     """
 
-    served: str
-    languages: Collection[str]
-    translates: bool
-    times_words: bool
+    @property
+    def served(self) -> str:
+        """The id clients use."""
+
+    @property
+    def languages(self) -> Collection[str]:
+        """Codes."""
+
+    @property
+    def translates(self) -> bool:
+        """Into English."""
+
+    @property
+    def times_words(self) -> bool:
+        """And not only segments."""
 
     def log_mel(self) -> LogMel:
         """Return what will make the spectrogram of a recording."""

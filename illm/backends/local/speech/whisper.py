@@ -85,9 +85,12 @@ class WhisperListener:
         self.prompt: list[int] = tokenizer.encode(text, add_special_tokens=False)[-longest + 1 :] if text else []
         self._times: list[float] = []
 
-    @torch.inference_mode()
     def hear(self, window: Any, before: Sequence[int]) -> Heard:
         """See `Listener.hear`.  As `generate` does by default, what was heard before does not count."""
+        with torch.inference_mode():
+            return self._hear(window)
+
+    def _hear(self, window: Any) -> Heard:
         model, wish = self._parts.model, self._wish
         features = torch.from_numpy(window)[None].to(self._parts.device, model.dtype)
         encoded = model.get_encoder()(features)
