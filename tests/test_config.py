@@ -59,6 +59,8 @@ VALUES = {
     "log_format": ("json", "json", ["xml"]),
     "log_level": ("debug", "debug", ["loud"]),
     "dtype": ("float32", "float32", ["int8"]),
+    "embedding_dtype": ("bfloat16", "bfloat16", ["int8"]),
+    "rerank_model": ("org/judge", "org/judge", [" "]),
     "keep_alive": ("90", 90.0, ["-1", "nan"]),
     "memory_budget": ("1.5GB", 1_500_000_000, ["-1", "much", "GB", "nan", "inf"]),
     "engine": ("process", "process", ["fork"]),

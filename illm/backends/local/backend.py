@@ -17,6 +17,7 @@ from illm.backends.local.answers import AnswerStyle, detect
 from illm.backends.local.demo import has_listener
 from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
+from illm.backends.local.grammar import GrammarCompiler
 from illm.backends.local.parameters import SUPPORTED as SAMPLING
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
@@ -47,6 +48,7 @@ _WRITING = frozenset(
         Capability.COMPLETIONS,
         Capability.STREAMING,
         Capability.LOGPROBS,
+        Capability.JSON_SCHEMA,
         Capability.TOKENS,
     }
 )
@@ -88,6 +90,11 @@ _CALLS = {"audio": _AUDIO_CALLS}
 _DEMO_NAMES = {"embedding": DEMO_EMBEDDER, "audio": DEMO_LISTENER}
 
 _HONOURED = SAMPLING | {
+    "ebnf",
+    "grammar",
+    "regex",
+    "response_format",
+    "structured_outputs",
     "chat_template_kwargs",
     "parallel_tool_calls",
     "priority",
@@ -290,6 +297,13 @@ def _style(model: "TextModel", config: Config) -> AnswerStyle:
     return model.renderer.style(tool_format=config.tool_format, reasoning=config.reasoning)
 
 
+def _grammars(model: "TextModel") -> GrammarCompiler:
+    grammars = GrammarCompiler(model.tokenizer, model.vocabulary, model.eos)
+    # Now, not when the first request wants it: it holds the interpreter, the longer the larger the vocabulary.
+    grammars.warm()
+    return grammars
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
@@ -316,7 +330,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine, _style(model, config))
+    return TextWork(model, engine, _style(model, config), _grammars(model))
 
 
 def _load_vision(source: Source, config: Config, note: Callable[[str], None]) -> Work:
@@ -355,7 +369,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
-    return TextWork(model, engine, _style(model, config))
+    return TextWork(model, engine, _style(model, config), _grammars(model))
 
 
 def _load_embedder(source: Source, config: Config, note: Callable[[str], None]) -> Work:

@@ -15,7 +15,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UNPACKED = 4
 """Times the size of a GGUF file that its weights may take as bfloat16: most hold four to five bits of each."""
 
-_KEEPING_NOTHING = ("embedding", "rerank", "audio")
+_GENERATING = ("text", "vision")
+
 _MODEST = 2 << 30
 _UNKNOWN_CONTEXT = 8192
 
@@ -35,7 +36,7 @@ def footprint(source: Source, config: Config) -> int:
     held = _held(described)
     loaded = _loaded(held, config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
-    return weights + (0 if source.kind in _KEEPING_NOTHING else _kv(described, _BYTES[loaded], config))
+    return weights + (_kv(described, _BYTES[loaded], config) if source.kind in _GENERATING else 0)
 
 
 def _fetched(source: Source) -> Path | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerPlan, AnswerReader, AnswerStyle
 from illm.backends.local.best_of import Contest
+from illm.backends.local.constraints import compiled, constraint_of, refuse_schemas
 from illm.backends.local.engine import FAILED, RequestTooLarge, SequenceOutput, SequenceRequest
 from illm.backends.local.logprobs import Echo, TokenTeller
 from illm.backends.local.parameters import refuse_impossible
@@ -18,6 +19,8 @@ from illm.errors import GatewayError, Kind
 
 if TYPE_CHECKING:  # torch comes with the model, and tests of this file need neither
     from illm.backends.local.engine import Engine
+    from illm.backends.local.engine.constraint import Grammar
+    from illm.backends.local.grammar import GrammarCompiler
     from illm.backends.local.load import TextModel
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
@@ -38,6 +41,7 @@ class PreparedText:
     chat: bool = False
     answers: AnswerPlan | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    grammar: "Grammar | None" = None
     priority: int = 0
 
 
@@ -70,12 +74,20 @@ class TextWork:
         model: the loaded model.
         engine: made over it, in the same thread.
         style: how its answers look; without one they are text.
+        grammars: compiles what answers have to be; without it they cannot be held to anything.
     """
 
-    def __init__(self, model: "TextModel", engine: "Engine", style: AnswerStyle | None = None) -> None:
+    def __init__(
+        self,
+        model: "TextModel",
+        engine: "Engine",
+        style: AnswerStyle | None = None,
+        grammars: "GrammarCompiler | None" = None,
+    ) -> None:
         self._model = model
         self._engine = engine
         self._style = style
+        self._grammars = grammars
         self._by_sequence: dict[int, Conversation] = {}
         self._by_call: dict[int, Conversation] = {}
         self._next = 0
@@ -111,6 +123,7 @@ class TextWork:
             isinstance(request, Chat),
             answers,
             renderer.decoder(answers.keep) if answers is not None and answers.keep else None,
+            self._grammar(request, answers),
             request.priority,
         )
 
@@ -151,6 +164,7 @@ class TextWork:
                         prompt_scores=bool(prepared.echoes) and sampling.logprobs is not None,
                         priority=prepared.priority,
                         decode=prepared.decode,
+                        constraint=prepared.grammar,
                     )
                 )
                 if prepared.answers is not None:
@@ -241,12 +255,34 @@ class TextWork:
             return renderer.chat(request.messages), None
         prompt = renderer.chat(request.messages, self._style.ask(request))
         plan = self._style.plan(request, renderer.tail(prompt))
-        if plan is not None and plan.grammar is not None:
-            name = "tools" if request.tool_choice is None or request.tool_choice.mode == "auto" else "tool_choice"
-            raise GatewayError(
-                Kind.UNSUPPORTED_PARAMETER, f"The parameter '{name}' is not supported here with this value.", param=name
-            )
         return prompt, plan
+
+    def _grammar(self, request: Chat | Completion, plan: AnswerPlan | None) -> "Grammar | None":
+        """Compile what the answer has to be, if anything."""
+        asked = constraint_of(request)
+        forced = None if plan is None else plan.grammar
+        if asked is None and forced is None:
+            return None
+        if asked is not None and plan is not None and plan.calls is not None:
+            raise GatewayError(
+                Kind.UNSUPPORTED_PARAMETER,
+                f"'{asked.param}' is not supported here together with tools that may be called.",
+                param=asked.param,
+            )
+        if self._grammars is None:
+            raise GatewayError(Kind.CAPABILITY, "This model cannot be held to a form of its answers.", param="model")
+        if asked is None:
+            assert forced is not None and isinstance(request, Chat)  # noqa: S101, PT018 - see above
+            auto = request.tool_choice is None or request.tool_choice.mode == "auto"
+            try:
+                return self._grammars.lark(forced, "tools" if auto else "tool_choice")
+            except GatewayError:
+                refuse_schemas(self._grammars, request.tools)
+                raise
+        thinks = None if plan is None else plan.thinks
+        if thinks is None or self._style is None or asked.kind == "grammar":
+            return compiled(self._grammars, asked)
+        return compiled(self._grammars, asked, partial(self._style.after_thinking, thinks=thinks))
 
     def _read(self, reader: AnswerReader, output: SequenceOutput, said: Delta) -> tuple[list[Event], str | None]:
         """Take a choice's text apart; return what is in it, and whether and why the choice has ended."""

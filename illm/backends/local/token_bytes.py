@@ -32,6 +32,22 @@ class TokenBytes:
             known = self._known[token] = self._look_up(token)
         return known
 
+    def table(self) -> list[bytes] | None:
+        """Return the bytes of every token by its id; none for control tokens and ids that are no token.
+
+        None where it is not known how the tokenizer spells: then nothing says where a character is cut in two.
+        """
+        if self._spelled is None:
+            return None
+        added = self._tokenizer.added_tokens_decoder
+        vocabulary = self._tokenizer.get_vocab()
+        table = [b""] * (max((*vocabulary.values(), *added), default=-1) + 1)
+        for spelled, token in vocabulary.items():
+            table[token] = self._spelled(spelled)
+        for token, known in added.items():
+            table[token] = b"" if known.special else known.content.encode()
+        return table
+
     def text(self, token: int) -> str:
         """Return the same as text, spaces included; what is no whole character comes out as U+FFFD."""
         return self(token).decode(errors="replace")
@@ -49,7 +65,8 @@ def _decoder(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return ""
-    decoder = json.loads(backend.to_str()).get("decoder") or {}
+    # Its own state, as a whole tokenizer can be tens of megabytes of JSON.
+    decoder = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
     kinds = {decoder.get("type"), *(part.get("type") for part in decoder.get("decoders") or ())}
     return next((kind for kind in _SPELLINGS if kind in kinds), "")
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from illm.core.requests import Chat
+from illm.dialects.openai.constraints import to_constraints
 from illm.dialects.openai.json_body import check_depth, convert, load_object
 from illm.dialects.openai.messages import WireMessage, to_message
 from illm.dialects.openai.plain import MAX_MESSAGES, plain_chat
@@ -61,6 +62,7 @@ def parse_long(body: dict[str, Any]) -> Chat:
         tool_choice=choice,
         parallel_tool_calls=wire.parallel_tool_calls,
         response_format=to_format(wire.response_format),
+        constraints=to_constraints(wire, wire.response_format),
         reasoning_effort=None if wire.reasoning_effort is None else str(wire.reasoning_effort),
         model=wire.model,
         framework=wire.framework,

@@ -5,9 +5,11 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from illm.core.requests import Completion
+from illm.dialects.openai.constraints import to_constraints
 from illm.dialects.openai.json_body import convert, invalid
 from illm.dialects.openai.prompts import WirePrompts, to_prompts
 from illm.dialects.openai.sampling import GenerateWire, to_sampling, wants_usage
+from illm.dialects.openai.tools import WireFormat
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 256
@@ -23,6 +25,7 @@ class CompletionWire(GenerateWire, kw_only=True):
     prompt: WirePrompts
     echo: bool = False
     suffix: str | None = None
+    response_format: WireFormat | None = None
     # `false` is no number, and is what a client of the chat endpoint sends.
     logprobs: bool | Annotated[int, Meta(ge=0, le=1024)] | None = None
 
@@ -52,6 +55,7 @@ def parse_completion(body: dict[str, Any]) -> Completion:
         sampling=to_sampling(wire, may_be_empty=wire.echo, logprobs=logprobs),
         echo=wire.echo,
         suffix=wire.suffix or None,
+        constraints=to_constraints(wire, wire.response_format),
         model=wire.model,
         framework=wire.framework,
         stream=wire.stream,

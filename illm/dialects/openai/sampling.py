@@ -4,7 +4,7 @@ Ranges are OpenAI's where OpenAI has the field.  Where values mean "off" or "gre
 that a backend meets one spelling.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -47,6 +47,10 @@ class GenerateWire(Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenKey, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    regex: Any = None
+    ebnf: Any = None
+    grammar: Any = None
     typical_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
     min_tokens: Tokens = 0

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
-from illm.core.requests import Completion, Sampling
+from illm.core.requests import Completion, Constraint, Sampling
 from illm.dialects.openai.json_body import convert
 from illm.errors import GatewayError, Kind
 
@@ -122,7 +122,12 @@ def parse_generation(body: Mapping[str, Any], *, stream: bool | None = None, fra
     passed_on = {name: value for name in PASSED_ON if (value := getattr(parameters, name))}
     return Generation(
         completion=Completion(
-            prompts=(wire.inputs,), sampling=sampling, framework=framework, stream=streaming, body=passed_on
+            prompts=(wire.inputs,),
+            sampling=sampling,
+            constraints=_constraints(parameters.grammar),
+            framework=framework,
+            stream=streaming,
+            body=passed_on,
         ),
         details=parameters.details,
         full_text=parameters.return_full_text,
@@ -138,6 +143,18 @@ def with_default_limit(generation: Generation, limit: int | None) -> Generation:
         return generation
     sampling = replace(completion.sampling, max_tokens=limit)
     return replace(generation, completion=replace(completion, sampling=sampling))
+
+
+_GRAMMARS = {"json": "json_schema", "json_schema": "json_schema", "regex": "regex"}
+
+
+def _constraints(grammar: dict[str, Any] | None) -> tuple[Constraint, ...]:
+    if not grammar:
+        return ()
+    said, content = str(grammar.get("type")), grammar.get("value")
+    if said == "json_schema" and isinstance(content, dict) and isinstance(content.get("schema"), dict):
+        content = content["schema"]  # beside a name, as OpenAI has it
+    return (Constraint(_GRAMMARS.get(said, said), content, "grammar"),)
 
 
 def _samples(parameters: Parameters) -> bool:

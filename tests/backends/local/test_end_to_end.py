@@ -115,6 +115,33 @@ async def test_in_a_process_of_its_own_it_says_the_same(tiny):
         assert refused["error"]["param"] == "prompt"
 
 
+async def test_what_the_packed_loop_refuses_is_answered_all_the_same(tiny, tmp_path):
+    *_, tokenizer = tiny
+    config = transformers.Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, max_position_embeddings=CONTEXT,
+        sliding_window=16, initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    directory = tmp_path / "gemma2"
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    async with serving(directory) as client:
+        described = await engine_counters(client)
+        assert described["loop"] == "transformers"
+        assert "soft-capped" in described["loop_reason"]
+        async with client.stream("POST", "/v1/completions", json=completion("hello", stream=True)) as response:
+            pieces = [frame["choices"][0]["text"] async for frame in frames(response)]
+        assert "".join(pieces) == reference(model, tokenizer, "hello", 24)
+        assert len([piece for piece in pieces if piece]) > 1  # a reader who is late finds several in one
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: client.post("/v1/completions", json=completion("long", max_tokens=4000)))
+            await until(client, lambda model: model["engine"]["running"] == 1)
+            tasks.cancel_scope.cancel()
+        stopped = await until(client, lambda model: model["engine"]["running"] == 0)
+        assert (stopped["engine"]["aborted"], stopped["engine"]["kv_used"]) == (1, 0)
+
+
 async def test_left_alone_it_is_unloaded_and_comes_back_for_who_asks(tiny):
     directory, model, tokenizer = tiny
     async with serving(directory, keep_alive=0.05) as client:

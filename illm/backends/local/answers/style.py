@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from illm.backends.local.answers.formats import FORMATS, Format, detect
-from illm.backends.local.answers.layout import Marks, Thinks, forced, free
+from illm.backends.local.answers.layout import Marks, Thinks, after_thinking, forced, free
 from illm.backends.local.answers.plan import AnswerPlan
 from illm.backends.local.answers.thinking import TAGS, tags_in
 from illm.core.requests import Chat, Tool, ToolChoice
@@ -141,6 +141,13 @@ class AnswerStyle:
             **self._kept(thinks, self.format.marks),
         )
 
+    def after_thinking(self, rules: str, thinks: Thinks) -> str:
+        """Return a grammar whose answer may begin with reasoning; see `layout.after_thinking`."""
+        return after_thinking(rules, self._marks(thinks.tags), thinks)
+
+    def _marks(self, marks: Sequence[str]) -> Marks:
+        return Marks({mark: self._special[mark] for mark in marks if mark in self._special})
+
     def _offered(self, request: Chat) -> Sequence[Tool]:
         mode = "auto" if request.tool_choice is None else request.tool_choice.mode
         if not request.tools:
@@ -173,7 +180,7 @@ class AnswerStyle:
     def _grammar(self, tools: Sequence[Tool], choice: ToolChoice, *, many: bool, thinks: Thinks | None) -> str | None:
         assert self._layout is not None and self.format is not None  # noqa: S101, PT018 - `plan` has looked
         tags = () if thinks is None else thinks.tags
-        marks = Marks({mark: self._special[mark] for mark in (*self.format.marks, *tags) if mark in self._special})
+        marks = self._marks((*self.format.marks, *tags))
         if choice.mode == "named":
             tools = [tool for tool in tools if tool.name == choice.name]
         write = forced if choice.mode in ("required", "named") else free

@@ -9,6 +9,7 @@ from illm.backends.local.engine import selfcheck
 from illm.backends.local.engine.architecture import UnsupportedModel, attention_of, position_limit, supports
 from illm.backends.local.engine.attention import NAME
 from illm.backends.local.engine.blocks import BLOCK, BlockPool
+from illm.backends.local.engine.constraint import allowed
 from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.int8 import head_for, quantize_head
 from illm.backends.local.engine.kv import KVSlab, default_tokens
@@ -198,7 +199,9 @@ class Engine:
             self._recomputed += fresh - start
             self._prompt_tokens += max(0, min(start + size, len(sequence.request.prompt)) - fresh)
         outputs = []
-        tokens = sample(logits, sampling) if sampling else []
+        masks = allowed(sampling, logits.shape[1], logits.device)
+        drawn = sample(logits, sampling, masks) if sampling else []
+        tokens = [sequence.settle(token) for sequence, token in zip(sampling, drawn, strict=True)]
         scores = score(logits, sampling, tokens)
         for sequence, token, known in zip(sampling, tokens, scores, strict=True):
             output = sequence.accept(token, known) if sequence.request.max_new_tokens else sequence.end()

@@ -3,7 +3,8 @@
 Sorting a large vocabulary for every token costs as much as the model.  So a row is cut into pieces whose maxima are
 found first (one fast pass), and only the pieces that can hold a winner are looked into.  A draw then needs only the
 largest few hundred probabilities: the random number says how much of the distribution must be known, and a row that
-needs more is drawn again, with the same number, from the whole (`exhaustive`).  The result is exact, not truncated.
+needs more is drawn again, with the same number, from more, and at last from the whole (`exhaustive`).  The result is
+exact, not truncated.
 
 What is done to a row comes in this order: bias, penalties and `min_tokens` (`adjustments`), what a grammar allows,
 temperature, `top_k`, `top_p`, `min_p`, `typical_p`.  The last five are Transformers' warpers in Transformers' order.
@@ -12,7 +13,7 @@ Rows never influence each other: how many candidates a row uses follows from its
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -22,6 +23,7 @@ from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
 _STEPS = (64, 256, 1024, 4096)  # how many candidates a row may start with
 _USUAL = 256
+_COPIED = 8  # rows
 _PIECE = 64
 _GREEDY = 1e-6  # a temperature below this leaves nothing to chance
 _ALL = 0  # for a row that has to be looked at as a whole
@@ -40,18 +42,19 @@ def sample(
     Returns:
         one token id for each.
     """
+    masks = allowed or [None] * len(sequences)
     groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    changed: dict[int, torch.Tensor] = {}
+    for row, (sequence, mask) in enumerate(zip(sequences, masks, strict=True)):
+        changes = mask is not None or adjusts(sequence)
+        groups[_candidates(sequence.request, logits.shape[1]), changes].append(row)
     chosen = [0] * len(sequences)
     with torch.inference_mode():
-        for row, sequence in enumerate(sequences):
-            mask = allowed[row] if allowed else None
-            if mask is not None or adjusts(sequence):
-                changed[row] = _changed(logits[row], sequence, mask)
-            groups[_candidates(sequence.request, logits.shape[1]), row in changed].append(row)
-        for (count, copied), rows in groups.items():
-            some = torch.stack([changed[row] for row in rows]) if copied else _rows(logits, rows)
+        for count, changes, rows in _few_copies(groups):
             members = [sequences[row] for row in rows]
+            if changes:
+                some = _changed(logits, rows, members, [masks[row] for row in rows])
+            else:
+                some = logits if len(rows) == len(logits) else logits[rows]
             if count == _ALL:
                 ids = [_draw_whole(one, member) for one, member in zip(some, members, strict=True)]
             elif count == 1:
@@ -63,18 +66,29 @@ def sample(
     return chosen
 
 
-def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    return logits if len(rows) == len(logits) else logits[list(rows)]
+def _few_copies(groups: Mapping[tuple[int, bool], list[int]]) -> Iterator[tuple[int, bool, list[int]]]:
+    """Cut up the groups whose rows are copied: the copy of a few rows stays in the cache, one of many does not."""
+    for (count, changes), rows in groups.items():
+        size = _COPIED if changes else len(rows)
+        for start in range(0, len(rows), size):
+            yield count, changes, rows[start : start + size]
 
 
-def _changed(row: torch.Tensor, sequence: LiveSequence, allowed: torch.Tensor | None) -> torch.Tensor:
-    """Return a row's logits as everything that picks shall see them: the one place where they are changed."""
-    row = row.to(torch.float32, copy=True)
-    if adjusts(sequence):
-        adjust(row, sequence)
-    if allowed is not None:
-        row.masked_fill_(~allowed, -torch.inf)
-    return row
+def _changed(
+    logits: torch.Tensor,
+    rows: Sequence[int],
+    sequences: Sequence[LiveSequence],
+    allowed: Sequence[torch.Tensor | None],
+) -> torch.Tensor:
+    """Return rows of logits as everything that picks shall see them: the one place where they are changed."""
+    changed = logits.new_empty((len(rows), logits.shape[1]), dtype=torch.float32)
+    for copy, row, sequence, mask in zip(changed, rows, sequences, allowed, strict=True):
+        copy.copy_(logits[row])
+        if adjusts(sequence):
+            adjust(copy, sequence)
+        if mask is not None:
+            copy.masked_fill_(~mask, -torch.inf)
+    return changed
 
 
 def _candidates(request: SequenceRequest, vocabulary: int) -> int:
@@ -104,9 +118,7 @@ def _draw(logits: torch.Tensor, sequences: Sequence[LiveSequence], count: int) -
         return torch.tensor(values, dtype=torch.float64, device=device)
 
     limit = torch.tensor([request.top_k or logits.shape[1] for request in requests], device=device)
-    ids, known = _pick(
-        logits,
-        count,
+    conditions = (
         column(luck),
         column([request.temperature for request in requests]),
         column([request.top_p for request in requests]),
@@ -114,10 +126,16 @@ def _draw(logits: torch.Tensor, sequences: Sequence[LiveSequence], count: int) -
         limit,
         _mass(logits, requests),
     )
+    ids, known = _pick(logits, count, *conditions)
     chosen: list[int] = ids.tolist()
-    for row, enough in enumerate(known.tolist()):
-        if not enough:
-            chosen[row] = exhaustive.draw(logits[row], requests[row], luck[row])
+    unknown = (~known).nonzero().squeeze(1)
+    if len(unknown) and count < (more := min(_STEPS[-1], logits.shape[1])):
+        ids, known = _pick(logits[unknown], more, *(condition[unknown] for condition in conditions))
+        for row, token in zip(unknown.tolist(), ids.tolist(), strict=True):
+            chosen[row] = token
+        unknown = unknown[~known]
+    for row in unknown.tolist():
+        chosen[row] = exhaustive.draw(logits[row], requests[row], luck[row])
     return chosen
 
 

@@ -4,10 +4,13 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from illm.core.detokenizer import Detokenizer
 from illm.core.stops import StopCutter
+
+if TYPE_CHECKING:  # it has tensors, which this file need not know
+    from illm.backends.local.engine.constraint import Constraint, Grammar
 
 
 class RequestTooLarge(ValueError):  # noqa: N818  # names the thing refused
@@ -41,6 +44,7 @@ class SequenceRequest:
         salt: what else its keys and values depend on: only sequences of one salt share any.
         prompt_scores: score the prompt's tokens as well, so compute each of them; needs `logprobs`.
         decode: token ids to text, where not as the engine does for all.
+        constraint: what the text has to be, if anything.
 
     Raises:
         ValueError: a value is out of range.
@@ -68,6 +72,7 @@ class SequenceRequest:
     salt: bytes = b""
     prompt_scores: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
+    constraint: "Grammar | None" = None
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -159,6 +164,7 @@ class LiveSequence:
         "blocks",
         "cached",
         "computed",
+        "constraint",
         "prompt_scores",
         "rank",
         "reached",
@@ -183,6 +189,8 @@ class LiveSequence:
         self.adjustments: Any = None  # the sampler's own, made when it first needs any
         self._detokenizer = Detokenizer(request.decode or decode, request.prompt)
         self._cutter = StopCutter(request.stop)
+        grammar = request.constraint
+        self.constraint: Constraint | None = None if grammar is None else grammar.start(request.eos)
 
     @property
     def pending(self) -> int:
@@ -197,17 +205,28 @@ class LiveSequence:
         """Return the next number of the sequence's own stream, uniform in [0, 1)."""
         return self._rng.random()
 
+    def settle(self, token: int) -> int:
+        """Return the token to go on with where `token` was sampled: a constraint may insist on another."""
+        if self.constraint is None:
+            return token
+        return self.constraint.take(token, max(0, self.request.max_new_tokens - self.generated - 1))
+
     def accept(self, token: int, score: Score | None = None) -> SequenceOutput:
         """Append a sampled token and return what may be shown of it, beside its score if it has one."""
         self.tokens.append(token)
         finish: str | None = None
+        held = self.constraint
         ends = token in self.request.eos
         if ends:
             text, finish = self._detokenizer.close(), "stop"
+        elif held is not None and held.finished:
+            text, finish = self._detokenizer.feed((token,)) + self._detokenizer.close(), "stop"
         else:
             text = self._detokenizer.feed((token,))
             if self.generated == self.request.max_new_tokens:
                 text, finish = text + self._detokenizer.close(), "length"
+        if finish == "stop" and held is not None and held.cut:
+            finish = "length"  # the text is whole, but its client should know that there was no room for more
         shown = self._cutter.feed(text) if finish is None else self._finish(text)
         hit = self._cutter.hit
         return SequenceOutput(
@@ -223,7 +242,9 @@ class LiveSequence:
 
     def end(self) -> SequenceOutput:
         """Return the output of a request for nothing but its prompt."""
-        return SequenceOutput(self.request.id, "", 0, "length", prompt=self._take_prompt_scores())
+        return SequenceOutput(
+            self.request.id, "", 0, "length", prompt=self._take_prompt_scores(), cached=self.cached or 0
+        )
 
     @property
     def unscored(self) -> range:

@@ -173,6 +173,15 @@ def test_nobody_waits_for_a_few_tokens():
     assert bench.step() == [(1, 0, 20), (2, 0, 20)]
 
 
+def test_nobody_waits_for_the_same_words_in_another_place():
+    bench = Bench(idle=40)
+    bench.add(1, text(100))
+    bench.step()
+    second = bench.add(2, text(100)[BLOCK:])
+    bench.step()
+    assert second in bench.planner.running
+
+
 def test_who_waits_for_a_prefix_blocks_nobody_behind():
     bench = Bench(idle=64)
     bench.add(1, text(100))
