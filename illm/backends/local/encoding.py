@@ -7,7 +7,7 @@ hold up neither the tokenizer nor the model; and no pass is run for a call befor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from illm.backends.local.work import Answered
 from illm.core.events import Event
 from illm.core.requests import Request
 
-Outcome = NDArray[np.float32]
+Outcome: TypeAlias = NDArray[np.float32]
 
 PIECE_ITEMS = 256
 PIECE_CHARACTERS = 1 << 16

@@ -6,7 +6,7 @@ interpreter's lock meanwhile, and spares the detour over dictionaries.
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from illm.errors import GatewayError, Kind
 Item = str | tuple[int, ...] | tuple[str, str]
 """A text, token ids that are taken as they are, or a pair of texts that the model reads together."""
 
-Row = NDArray[np.int32]
+Row: TypeAlias = NDArray[np.int32]
 """Token ids and, below them, which text of a pair each belongs to: shape (2, tokens)."""
 
 Name = Callable[[int], str]
@@ -84,7 +84,7 @@ class Tokeniser:
         return [encoded[at] if at in encoded else self._ids(items[at], name(at), room) for at in range(len(items))]
 
     def _ids(self, ids: Any, name: str, room: int | None) -> Row:
-        row = np.zeros((2, len(ids) if room is None else min(len(ids), room)), np.int32)
+        row: Row = np.zeros((2, len(ids) if room is None else min(len(ids), room)), np.int32)
         wrong = next((token for token in ids if not 0 <= token < self.vocabulary), None)
         if wrong is not None:
             raise _invalid(f"{name}: token id {wrong} is outside the vocabulary of {self.vocabulary}.", name)
