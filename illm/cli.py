@@ -86,6 +86,8 @@ def _serve(config: Config) -> int:
         check_named(config.model)
         if config.says("embedding_model"):
             check_named(config.embedding_model, "embedding")
+        if config.audio_model is not None:
+            check_named(config.audio_model, "audio")
     app = create_app(config)
     offer = build_directory(config)  # only looked at: each event loop gets its own
 
@@ -129,6 +131,7 @@ def _check_process(config: Config) -> None:
         f"framework {config.framework}": config.local,
         "--tgi-local": config.tgi_local,
         "--embedding-model": config.says("embedding_model"),
+        "--audio-model": config.audio_model is not None,
     }
     for option, said in local.items():
         if said:

@@ -146,6 +146,9 @@ class Config:
     rerank_model: str | None = _option(
         None, "model that answers rerank requests; without one the cosine of embeddings does", _filled
     )
+    audio_model: str | None = _option(
+        None, "model that turns speech into text: `demo`, a hub id or a directory", _filled
+    )
     host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
     port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
     device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
@@ -207,6 +210,7 @@ class Config:
         "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")
     )
     threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
+    audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", _number(int, 0, 1024))
     kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
     prefix_cache: str = _option(
         "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
@@ -234,6 +238,8 @@ class Config:
     client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", _number(float, 0.001))
     drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
     max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
+    max_audio_bytes: int = _option(25 * 2**20, "largest file of speech", _number(int, 1))
+    max_audio_seconds: float = _option(7200.0, "longest speech that a local model listens to", _number(float, 1))
     allow_image_hosts: tuple[str, ...] = _option(
         (),
         "comma-separated networks, addresses and host names that images may come from although they are not public",

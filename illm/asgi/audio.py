@@ -1,4 +1,4 @@
-"""`/v1/audio/transcriptions`: parsed in full; answered by whichever backend offers it."""
+"""`/v1/audio/transcriptions` and `/v1/audio/translations`: parsed in full; answered by whichever backend offers it."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,16 @@ from illm.errors import GatewayError, Kind
 
 async def transcribe(exchange: Exchange, directory: Directory, config: Config) -> None:
     """Turn speech into text."""
-    request = await _read(exchange)
+    await _answer(exchange, directory, config, translate=False)
+
+
+async def translate(exchange: Exchange, directory: Directory, config: Config) -> None:
+    """Turn speech into English text."""
+    await _answer(exchange, directory, config, translate=True)
+
+
+async def _answer(exchange: Exchange, directory: Directory, config: Config, *, translate: bool) -> None:
+    request = await _read(exchange, config.max_audio_bytes, translate=translate)
     exchange.record.asks(request)
     ref = _find(directory, request)
     exchange.record.backend, exchange.record.model = ref.served.framework, ref.answers_as(request)
@@ -45,12 +54,12 @@ def _transcribes(refs: Sequence[Ref]) -> bool:
     )
 
 
-async def _read(exchange: Exchange) -> Transcribe:
+async def _read(exchange: Exchange, limit: int, *, translate: bool) -> Transcribe:
     if media_type(exchange) != b"multipart/form-data":
-        return openai.parse_transcription_json(await read_json(exchange))
+        return openai.parse_transcription_json(await read_json(exchange), limit=limit, translate=translate)
     refuse_encodings(exchange)
-    form = openai.FormParser(exchange.headers[b"content-type"])
+    form = openai.FormParser(exchange.headers[b"content-type"], max_file=limit)
     while (chunk := await exchange.read()) is not None:
         form.feed(chunk)
     fields, file = form.close()
-    return openai.parse_transcription_form(fields, file)
+    return openai.parse_transcription_form(fields, file, limit=limit, translate=translate)

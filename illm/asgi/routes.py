@@ -29,6 +29,7 @@ ROUTES = (
     Route("/tokenize", {"POST": tokens.tokenize}),
     Route("/detokenize", {"POST": tokens.detokenize}),
     Route("/v1/audio/transcriptions", {"POST": audio.transcribe}),
+    Route("/v1/audio/translations", {"POST": audio.translate}),
     Route("/v1/models", {"GET": models.list_models}),
     Route("/models", {"GET": models.list_models}),
     Route("/v1/models/", {"GET": models.show_model}),

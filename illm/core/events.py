@@ -2,6 +2,7 @@
 
 A reply is any number of `Delta`, `Reasoning` and `ToolDelta` and one `Finish` per choice, closed by exactly one `Done`;
 or `Vectors`, `Ranking` or `Tokens`, then `Done` (text from token ids is a single `Delta`);
+or one `Recording`, any number of `Segment` in order, then `Done`;
 or any number of `Raw`, then `Done` (a relayed answer is never mixed with the others);
 or, at any point, one `Failed` after which nothing follows.  A reply that ends with neither `Done` nor `Failed`
 means that the backend died.
@@ -91,6 +92,43 @@ class Vectors:
 
 
 @value(frozen=True, slots=True)
+class Word:
+    """A spoken word with its punctuation, and a space in front where its language has one; times in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+@value(frozen=True, slots=True)
+class Recording:
+    """What is being listened to: its length in seconds, and the language (ISO 639-1), heard or said."""
+
+    seconds: float
+    language: str
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of a transcript, with what the model thought of it.
+
+    `start` and `end` are seconds, `seek` is the start of the window it was heard in, in hundredths of a second.
+    `words` is None where nobody asked for them.
+    """
+
+    start: float
+    end: float
+    text: str
+    seek: int = 0
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 1.0
+    no_speech_prob: float = 0.0
+    words: tuple[Word, ...] | None = None
+
+
+@value(frozen=True, slots=True)
 class Ranking:
     """How relevant each document is to the query, in the order of the documents; more is better."""
 
@@ -129,4 +167,4 @@ class Failed:
     error: GatewayError
 
 
-Event = Delta | Reasoning | ToolDelta | Raw | Finish | Vectors | Ranking | Tokens | Done | Failed
+Event = Delta | Reasoning | ToolDelta | Raw | Finish | Vectors | Ranking | Tokens | Recording | Segment | Done | Failed

@@ -226,13 +226,17 @@ class Embed:
 
 @value(frozen=True, slots=True, kw_only=True)
 class Transcribe:
-    """Speech to turn into text; `fields` are the form's other fields."""
+    """Speech to turn into text; `fields` are the form's other fields.
+
+    `translate` asks for English text, whatever the language of the speech.
+    """
 
     audio: bytes = field(repr=False)
     filename: str = "upload"
     model: str | None = None
     framework: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    translate: bool = False
     needs: Capability = Capability.AUDIO
 
 

@@ -14,6 +14,7 @@ from illm.actors.actor import Actor
 from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.answers import AnswerStyle, detect
+from illm.backends.local.demo import has_listener
 from illm.backends.local.footprint import footprint
 from illm.backends.local.frames import Note
 from illm.backends.local.grammar import GrammarCompiler
@@ -22,6 +23,7 @@ from illm.backends.local.process import EngineProcess
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import (
     DEMO_EMBEDDER,
+    DEMO_LISTENER,
     ModelKind,
     Source,
     is_hub_id,
@@ -56,6 +58,7 @@ CAPABILITIES = {
     "vision": _WRITING | {Capability.IMAGES},
     "embedding": frozenset({Capability.EMBEDDINGS, Capability.RERANK, Capability.TOKENS}),
     "rerank": frozenset({Capability.RERANK, Capability.TOKENS}),
+    "audio": frozenset({Capability.AUDIO}),
 }
 
 NAMELESS = frozenset({"tgi", "dummy"})
@@ -63,7 +66,11 @@ NAMELESS = frozenset({"tgi", "dummy"})
 
 _GENERATING = frozenset({"text", "vision"})
 
-_KINDS: dict[Capability, ModelKind] = {Capability.EMBEDDINGS: "embedding", Capability.RERANK: "rerank"}
+_KINDS: dict[Capability, ModelKind] = {
+    Capability.EMBEDDINGS: "embedding",
+    Capability.RERANK: "rerank",
+    Capability.AUDIO: "audio",
+}
 """What a model is taken for that is asked for this, as long as its files are not here to say."""
 
 _AHEAD = 8
@@ -71,6 +78,16 @@ _AHEAD = 8
 
 _ENCODER_CALLS = 64
 """Calls whose rows an encoder may put together into passes."""
+
+_AUDIO_CALLS = 4
+"""Recordings that are decoded at once: each may be hundreds of megabytes."""
+
+_AUDIO_WAITING = 32
+"""Recordings that may wait, whole files in memory; fewer than `max_queue`, which counts prompts."""
+
+_CALLS = {"audio": _AUDIO_CALLS}
+
+_DEMO_NAMES = {"embedding": DEMO_EMBEDDER, "audio": DEMO_LISTENER}
 
 _HONOURED = SAMPLING | {
     "ebnf",
@@ -88,7 +105,13 @@ _HONOURED = SAMPLING | {
 
 _CUTTING = frozenset({"truncate", "truncate_prompt_tokens"})
 
-SUPPORTED = {"text": _HONOURED, "vision": _HONOURED, "embedding": _CUTTING | {"prompt_name"}, "rerank": _CUTTING}
+SUPPORTED = {
+    "text": _HONOURED,
+    "vision": _HONOURED,
+    "embedding": _CUTTING | {"prompt_name"},
+    "rerank": _CUTTING,
+    "audio": frozenset[str](),
+}
 """Request fields beyond the plain ones; what one model cannot do among them its own chat template decides."""
 
 
@@ -129,6 +152,9 @@ class Local:
         # A second full set of OpenMP threads slows a text model beside it, whether or not both work.
         alone = not config.allow_models and not any(source.kind in _GENERATING for source in named)
         self._encoding = replace(config, threads=config.threads or (cores() if alone else max(1, cores() // 2)))
+        self._audio = self._find_audio()
+        if self._audio is not None and self._audio is not self._main:
+            named.append(self._audio)
         self._named = tuple(self._serve(source, named=True) for source in named)
 
     @cached_property
@@ -137,6 +163,14 @@ class Local:
         if self._main_embeds and self._main is not None:
             return self._main
         return _find(self._embedding_name, "embedding")
+
+    def _find_audio(self) -> Source | Missing | None:
+        if self._config.audio_model is not None:
+            return _find(self._config.audio_model, "audio")
+        if self._main is not None and self._main.kind == "audio":
+            return self._main
+        demo = self._config.local and self._config.model == "demo" and has_listener()
+        return _find("demo", "audio") if demo else None
 
     @property
     def _reranker(self) -> Source | Missing:
@@ -153,6 +187,8 @@ class Local:
         """See `Backend.default`."""
         if need is Capability.EMBEDDINGS:
             return self._embedding.served
+        if need is Capability.AUDIO and self._audio is not None:
+            return self._audio.served
         if need is Capability.RERANK:
             return self._reranker.served
         capable = next((served.model for served in self._named if need in served.capabilities), None)
@@ -166,6 +202,8 @@ class Local:
             return self._named[0]
         if model == self._embedding.served:
             return self._serve(self._embedding, named=False)
+        if self._audio is not None and model == self._audio.served:
+            return self._serve(self._audio, named=False)
         if not self._config.allows(model) or not is_hub_id(model):
             raise GatewayError(
                 Kind.MODEL_NOT_FOUND,
@@ -175,10 +213,6 @@ class Local:
         source = resolve_requested(model, _KINDS.get(need, "text"))
         return self._serve(source, named=False)
 
-    @property
-    def _stand_ins(self) -> dict[Capability, str]:
-        return {Capability.EMBEDDINGS: self._embedding.served, Capability.RERANK: self._reranker.served}
-
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
         load: Callable[..., Work] = partial(
@@ -187,7 +221,9 @@ class Local:
         drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
         if self._config.engine == "thread":
             load, drive = partial(load, slot.note), EngineThread
-        capacity = self._config.max_sequences + _AHEAD if source.kind in _GENERATING else _ENCODER_CALLS
+        capacity = _CALLS.get(source.kind, _ENCODER_CALLS)
+        if source.kind in _GENERATING:
+            capacity = self._config.max_sequences + _AHEAD
 
         def make_actor() -> Actor:
             return LocalActor(source.served, load, slot, capacity=capacity, drive=drive)
@@ -198,14 +234,21 @@ class Local:
             capabilities=_capabilities(source, self._config),
             make_actor=make_actor,
             named=named,
-            mailbox=self._config.max_queue,
+            mailbox=min(self._config.max_queue, _AUDIO_WAITING) if source.kind == "audio" else self._config.max_queue,
             supported=SUPPORTED[source.kind],
             details=slot.describe,
             unloads=True,
             memory=lambda: 0 if isinstance(source, Missing) else footprint(source, self._config),
-            # `demo` is the name of a pair: whoever asks it to embed means its embedder.
-            stand_ins=self._stand_ins if source.served == "demo" else {},
+            stand_ins=self._stand_ins(source),
         )
+
+    def _stand_ins(self, source: Source | Missing) -> dict[Capability, str]:
+        found = {}
+        if source.kind in _GENERATING and self._audio is not None:
+            found[Capability.AUDIO] = self._audio.served
+        if source.served == "demo":  # the name of a set of models: whoever asks it to embed means its embedder
+            found |= {Capability.EMBEDDINGS: self._embedding.served, Capability.RERANK: self._reranker.served}
+        return found
 
 
 def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
@@ -227,7 +270,7 @@ def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
     return _LOADERS[source.kind](found, config, note)
 
 
-_NAMED: dict[str, ModelKind] = {"embedding": "embedding", "rerank": "rerank"}
+_NAMED: dict[str, ModelKind] = {"embedding": "embedding", "rerank": "rerank", "audio": "audio"}
 
 
 def _find(name: str, kind: str) -> Source | Missing:
@@ -235,7 +278,7 @@ def _find(name: str, kind: str) -> Source | Missing:
     try:
         source = resolve_named(name, _NAMED.get(kind, "text"))
     except GatewayError as error:
-        served = DEMO_EMBEDDER if (name, kind) == ("demo", "embedding") else name
+        served = _DEMO_NAMES.get(kind, name) if name == "demo" else name
         return Missing(served, kind, error, name)
     found = kind_in(source.directory) if source.directory is not None else "other"
     return source if found == "other" else replace(source, kind=found)
@@ -355,11 +398,30 @@ def _encoding(load: "Callable[..., Encoder]", source: Source, config: Config, no
     return EncodingWork(encoder)
 
 
+def _load_listener(source: Source, config: Config, note: Callable[[str], None]) -> Work:
+    try:
+        from illm.backends.local.speech.load import load_listener
+    except ImportError as error:
+        raise _missing(error, "audio") from error
+    from illm.backends.local.audio_work import AudioWork
+
+    report = report_to(note)
+    # Half the cores: a second full set of threads slows a text model beside it, whether or not both work.
+    threads = config.audio_threads or max(1, cores() // 2)
+    try:
+        transcriber = load_listener(source, device=config.device, threads=threads, progress=report)
+    except ImportError as error:
+        raise _missing(error, "audio") from error
+    report(f"{source.served} is ready", None)
+    return AudioWork(transcriber, config.max_audio_seconds)
+
+
 _LOADERS = {
     "text": _load_text,
     "vision": _load_vision,
     "embedding": _load_embedder,
     "rerank": _load_cross_encoder,
+    "audio": _load_listener,
 }
 
 
@@ -368,8 +430,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _missing(error: ImportError) -> GatewayError:
+def _missing(error: ImportError, extra: str = "local") -> GatewayError:
     return GatewayError(
         Kind.MODEL_LOAD_FAILED,
-        f"A local model needs the package {(error.name or 'torch').partition('.')[0]!r}: pip install 'illm[local]'",
+        f"A local model needs the package {(error.name or 'torch').partition('.')[0]!r}: pip install 'illm[{extra}]'",
     )

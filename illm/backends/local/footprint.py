@@ -36,7 +36,7 @@ def footprint(source: Source, config: Config) -> int:
     held = _held(described)
     loaded = _loaded(held, config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
-    return weights + (0 if source.kind in ("embedding", "rerank") else _kv(described, _BYTES[loaded], config))
+    return weights + (_kv(described, _BYTES[loaded], config) if source.kind in _GENERATING else 0)
 
 
 def _fetched(source: Source) -> Path | None:

@@ -93,7 +93,7 @@ def load_text(
     if kind_in(directory) != kind:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' is not a model that generates text.")
     _set_threads(threads)
-    with _failing(source.served), quiet():
+    with failing_to_load(source.served), quiet():
         import transformers
 
         progress(f"loading {source.served}", None)
@@ -164,7 +164,7 @@ def load_encoder(
         GatewayError: `MODEL_LOAD_FAILED`.
     """
     _set_threads(threads)
-    with _failing(served), quiet():
+    with failing_to_load(served), quiet():
         import transformers
 
         where = {"local_files_only": True, "trust_remote_code": False}
@@ -180,6 +180,42 @@ def load_encoder(
         headless = head == "AutoModel"
         _refuse_random(served, [key for key in info["missing_keys"] if not (headless and "pooler" in key)])
         return model.to(device).eval(), tokenizer
+
+
+def prepare_listener(source: Source, progress: Progress) -> tuple[Source, Path]:
+    """Return the source and its directory, fetched, and fit to turn speech into text.
+
+    Raises:
+        GatewayError: `MODEL_LOAD_FAILED` for a model that is no Whisper.
+    """
+    source, directory = _ready(source, progress)
+    if kind_in(directory) != "audio":
+        raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' is not a model that listens to speech.")
+    return source, directory
+
+
+def load_whisper(source: Source, directory: Path, *, device: str, threads: int | None = None) -> tuple[Any, Any, Any]:
+    """Load a Whisper model of Transformers, its tokenizer and its feature extractor.
+
+    Raises:
+        GatewayError: `MODEL_LOAD_FAILED`.
+    """
+    _set_threads(threads)
+    with failing_to_load(source.served), quiet():
+        from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+        where = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **where)
+        extractor = WhisperFeatureExtractor.from_pretrained(str(directory), local_files_only=True)
+        model, info = WhisperForConditionalGeneration.from_pretrained(
+            str(directory),
+            dtype=pick_dtype(directory, device, None),
+            use_safetensors=_safetensors(directory, pickles=source.pickles),
+            output_loading_info=True,
+            local_files_only=True,
+        )
+        _refuse_random(source.served, info["missing_keys"])
+        return model.to(device).eval(), tokenizer, extractor
 
 
 def pick_dtype(directory: Path, device: str, wanted: DType | None) -> Any:
@@ -279,7 +315,7 @@ def _refuse_random(served: str, missing: list[str]) -> None:
 
 
 @contextmanager
-def _failing(served: str) -> Iterator[None]:
+def failing_to_load(served: str) -> Iterator[None]:
     """Whatever goes wrong inside is a failure to load; the log says what, the client is not shown our paths."""
     try:
         yield

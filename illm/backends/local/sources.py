@@ -19,12 +19,16 @@ from illm.backends.local import demo, gguf_files
 from illm.backends.local.conversion import Progress, converted
 from illm.errors import ConfigError, GatewayError, Kind
 
-ModelKind = Literal["text", "vision", "embedding", "rerank"]
-FoundKind = Literal["text", "vision", "embedding", "rerank", "other"]
+ModelKind = Literal["text", "vision", "embedding", "rerank", "audio"]
+FoundKind = Literal["text", "vision", "embedding", "rerank", "audio", "other"]
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+CONVERTED = "model.bin"
+"""Weights in CTranslate2's own format: numbers, not a pickle."""
+
 DEMO_EMBEDDER = "all-MiniLM-L6-v2"
+DEMO_LISTENER = "whisper-tiny.en"
 
 # Pickles (*.bin, *.pt) and code (*.py) are left out by not being named.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
@@ -53,9 +57,12 @@ _CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
 
 _LOCAL_MODULES = ("torch", "transformers")
 _GGUF_MODULES = (*_LOCAL_MODULES, "gguf", "accelerate")
+_SOUND_MODULES = ("av", "numpy")
+_CONVERTED_MODULES = (*_SOUND_MODULES, "faster_whisper")
 _DEMO_MODULES = {
     "text": (*_GGUF_MODULES, demo.PACKAGE),
     "embedding": (*_LOCAL_MODULES, demo.EMBEDDER_PACKAGE),
+    "audio": (*_CONVERTED_MODULES, demo.LISTENER_PACKAGE),
 }
 
 
@@ -94,6 +101,8 @@ def resolve_named(name: str, kind: ModelKind) -> Source:
     if name == "demo":
         if kind == "embedding":
             return Source(DEMO_EMBEDDER, demo.embedder_directory(), kind)
+        if kind == "audio":
+            return Source(DEMO_LISTENER, demo.listener_directory(), kind)
         return Source("demo", None, kind, gguf=demo.PACKAGED)
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
@@ -146,7 +155,7 @@ def fetch(source: Source, progress: Progress) -> Source:
         return replace(source, directory=converted(source.gguf, progress))
     if source.hub is None:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"The model '{source.served}' has no files.")
-    return replace(source, directory=_download(source.hub, progress, pickles=source.pickles))
+    return replace(source, directory=_download(source.hub, progress, pickles=source.pickles, kind=source.kind))
 
 
 def check_named(name: str, kind: ModelKind = "text") -> None:
@@ -159,7 +168,9 @@ def check_named(name: str, kind: ModelKind = "text") -> None:
         raise ConfigError("the model name is empty")
     path = Path(name).expanduser()
     if name == "demo":
-        _need(_DEMO_MODULES[kind], "demo", "the packaged demo model")
+        _need(_DEMO_MODULES[kind], "audio" if kind == "audio" else "demo", "the packaged demo model")
+    elif kind == "audio":
+        _check_listener(name, path)
     elif path.suffix == ".gguf":
         _need(_GGUF_MODULES, "demo", "a GGUF file")
         _check_gguf(path)
@@ -187,6 +198,8 @@ def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKin
         return "rerank"
     if sentence_files:
         return "embedding"
+    if config.get("model_type") == "whisper":
+        return "audio"
     if any(name.endswith(_GENERATING) for name in names):
         return "text"
     if any(name.endswith(_CONDITIONAL) for name in names) and "vision_config" in config:
@@ -205,13 +218,20 @@ def _ranks(config: dict[str, Any], names: list[str]) -> bool:
 
 def kind_in(directory: Path) -> FoundKind:
     """Say what the model in `directory` is for; `other` where its files do not say or cannot be read."""
+    if is_converted(directory):
+        return "audio"
     config = read_json(directory / "config.json")
     return kind_of(config, sentence_files=(directory / "modules.json").is_file()) if config else "other"
 
 
+def is_converted(directory: Path) -> bool:
+    """Whether a Whisper model lies there that was converted for CTranslate2."""
+    return (directory / CONVERTED).is_file() and any(directory.glob("vocabulary.*"))
+
+
 def has_weights(directory: Path, *, pickles: bool = False) -> bool:
     """Whether every weights file that the model needs is there: safetensors, or pickles where those will do."""
-    return _complete(directory, WEIGHTS) or (pickles and _complete(directory, PICKLED))
+    return is_converted(directory) or _complete(directory, WEIGHTS) or (pickles and _complete(directory, PICKLED))
 
 
 def _complete(directory: Path, weights: str) -> bool:
@@ -253,12 +273,14 @@ def _from_hub(name: str, kind: ModelKind, *, download: bool, pickles: bool = Fal
     return Source(name, None, kind, hub=name, pickles=pickles)
 
 
-def _download(name: str, progress: Progress, *, pickles: bool) -> Path:
+def _download(name: str, progress: Progress, *, pickles: bool, kind: ModelKind = "text") -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     progress(f"downloading {name}", None)
     try:
         directory = _snapshot(name, _WANTED, _UNWANTED)
+        if kind == "audio" and not has_weights(directory):
+            directory = _snapshot(name, [*_WANTED, CONVERTED], _UNWANTED[:-2])
         if pickles and not has_weights(directory):
             directory = _snapshot(name, [*_WANTED, "pytorch_model*.bin"], _UNWANTED[:-2])
         gguf = gguf_files.download(name) if pickles and not has_weights(directory, pickles=True) else None
@@ -301,6 +323,23 @@ def _need(modules: tuple[str, ...], extra: str, purpose: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise ConfigError(f"{purpose} needs {', '.join(missing)}: pip install 'illm[{extra}]'")
+
+
+def _check_listener(name: str, path: Path) -> None:
+    if path.is_dir():
+        converted_ = is_converted(path)
+        _need(_CONVERTED_MODULES if converted_ else (*_SOUND_MODULES, *_LOCAL_MODULES), "audio", "a speech model")
+        _check_directory(path)
+        if kind_in(path) != "audio":
+            raise ConfigError(f"{path}: not a Whisper model")
+    elif not is_hub_id(name):
+        raise ConfigError(f"{name!r}: no such directory, and not a hub id such as 'org/name'")
+    else:
+        _need(_SOUND_MODULES, "audio", "a speech model")
+        try:
+            _from_hub(name, "audio", download=True, pickles=True)
+        except GatewayError as error:
+            raise ConfigError(error.message) from error
 
 
 def _check_gguf(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from illm.backends.remote.ollama_answers import OllamaDecoder
-from illm.backends.remote.transcription import transcription_form
+from illm.backends.remote.transcription import no_translations, transcription_form
 from illm.backends.remote.upstream import Decoder, Dialect, Outgoing
 from illm.config import Config
 from illm.core.capabilities import Capability
@@ -139,6 +139,8 @@ def _needed(request: Request) -> list[tuple[str, str, Kind, str]]:
 
 
 def _transcribe(request: Transcribe) -> Outgoing:
+    if request.translate:
+        raise no_translations("ollama")
     word = request.fields.get("response_format", "json")
     if word not in TRANSCRIPT_FORMATS:
         message = f"The backend 'ollama' does not support transcripts of format '{word}'"

@@ -24,7 +24,7 @@ from illm.backends.remote.rerank_and_tokens import (
     refuse_unheard,
     rerank_fields,
 )
-from illm.backends.remote.transcription import transcription_body, transcription_form
+from illm.backends.remote.transcription import no_translations, transcription_body, transcription_form
 from illm.backends.remote.upstream import Decoder, Outgoing
 from illm.core.capabilities import Capability
 from illm.core.requests import Chat, Completion, Detokenize, Embed, Generate, Request, Rerank, Tokenize, Transcribe
@@ -60,6 +60,7 @@ class Quirks:
         adjust: what else has to change in the body of a chat or completion; then no chat is sent on as it came.
         greedy_n: whether it takes several choices at temperature 0; otherwise one is asked for, and repeated.
         unheard: fields of a transcription that it ignores although they change the answer.
+        translates: whether it turns speech into English text, too.
         unheard_in_texts: the same of texts that are embedded, ranked or tokenised.
     """
 
@@ -67,6 +68,7 @@ class Quirks:
     adjust: Adjust | None = None
     greedy_n: bool = True
     unheard: Sequence[str] = ()
+    translates: bool = False
     unheard_in_texts: Sequence[str] = ()
 
 
@@ -109,8 +111,11 @@ class OpenAILike:
                 refuse_unheard(request.body, self.quirks.unheard_in_texts, self.framework)
                 return _post(PLACES[type(request)], _plain(request.body, request.model))
             case Transcribe():
+                if request.translate and not self.quirks.translates:
+                    raise no_translations(self.framework)
+                path = "/v1/audio/translations" if request.translate else "/v1/audio/transcriptions"
                 content_type, form = transcription_form(request, self.quirks.unheard)
-                return Outgoing("POST", "/v1/audio/transcriptions", ((b"content-type", content_type),), form)
+                return Outgoing("POST", path, ((b"content-type", content_type),), form)
 
     def decoder(self, request: Request) -> Decoder:
         """Return what will read the answer to `request`."""

@@ -80,6 +80,11 @@ def _form_text(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
+def no_translations(framework: str) -> GatewayError:
+    """Return the refusal of a server that only transcribes."""
+    return GatewayError(Kind.CAPABILITY, f"The backend '{framework}' does not support translations of speech")
+
+
 def transcription_body(framework: str, request: Transcribe, headers: Mapping[bytes, bytes]) -> Body:
     """Choose what reads the answer."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

@@ -29,6 +29,6 @@ def dialect(config: Config) -> Dialect:
     # `/v1/models`, unlike `/health`, is there whatever server it really is, and costs no generation either.
     return OpenAILike(
         framework="vllm",
-        quirks=Quirks(refused=REFUSED, greedy_n=False, unheard_in_texts=("prompt_name",)),
+        quirks=Quirks(refused=REFUSED, greedy_n=False, unheard_in_texts=("prompt_name",), translates=True),
         probe_path="/v1/models",
     )

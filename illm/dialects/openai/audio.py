@@ -1,4 +1,4 @@
-"""`POST /v1/audio/transcriptions`: the request, as a form or as JSON with the audio in base64.
+"""`POST /v1/audio/transcriptions` and `.../translations`: the request, as a form or as JSON with the audio in base64.
 
 Both forms give the same `Transcribe`: its `fields` have the types that the JSON form has, whichever form was used.
 """
@@ -43,12 +43,13 @@ _OWN = frozenset({"audio_base64", "filename", "model", "framework"})
 """Fields that became attributes of the request, and are not repeated in its `fields`."""
 
 
-def parse_transcription_json(body: dict[str, Any], *, limit: int = MAX_AUDIO) -> Transcribe:
+def parse_transcription_json(body: dict[str, Any], *, limit: int = MAX_AUDIO, translate: bool = False) -> Transcribe:
     """Parse a transcription request sent as JSON.
 
     Args:
         body: the decoded JSON object; `audio_base64` is standard padded base64, bare or as a data URL.
         limit: the most bytes that the decoded audio may have.
+        translate: whether the text is to be English.
 
     Raises:
         GatewayError: a field is wrong (`param` names it), or the audio is too large.
@@ -56,11 +57,15 @@ def parse_transcription_json(body: dict[str, Any], *, limit: int = MAX_AUDIO) ->
     wire = convert(body, TranscriptionWire)
     if wire.audio_base64 is None:
         raise invalid("this field is required", param="audio_base64")
-    return _request(wire, body, _decode(wire.audio_base64, limit), wire.filename)
+    return _request(wire, body, _decode(wire.audio_base64, limit), wire.filename, translate)
 
 
 def parse_transcription_form(
-    fields: Mapping[str, list[str]], file: tuple[str, bytes] | None, *, limit: int = MAX_AUDIO
+    fields: Mapping[str, list[str]],
+    file: tuple[str, bytes] | None,
+    *,
+    limit: int = MAX_AUDIO,
+    translate: bool = False,
 ) -> Transcribe:
     """Parse a transcription request sent as multipart/form-data.
 
@@ -68,6 +73,7 @@ def parse_transcription_form(
         fields: the form's fields, as `FormParser` returns them; names of arrays end in `[]`.
         file: name and content of the part `file`; without one, a field `audio_base64` is looked for.
         limit: the most bytes that the audio may have.
+        translate: whether the text is to be English.
 
     Raises:
         GatewayError: a field is wrong or given twice (`param` names it), or the audio is missing or too large.
@@ -79,13 +85,15 @@ def parse_transcription_form(
     if file is not None:
         name, audio = file
         _check_size(len(audio), limit, "file")
-        return _request(wire, body, audio, name)
+        return _request(wire, body, audio, name, translate)
     if wire.audio_base64 is None:
         raise invalid("this field is required", param="file")
-    return _request(wire, body, _decode(wire.audio_base64, limit), wire.filename)
+    return _request(wire, body, _decode(wire.audio_base64, limit), wire.filename, translate)
 
 
-def _request(wire: TranscriptionWire, body: Mapping[str, Any], audio: bytes, filename: str | None) -> Transcribe:
+def _request(
+    wire: TranscriptionWire, body: Mapping[str, Any], audio: bytes, filename: str | None, translate: bool
+) -> Transcribe:
     if not audio:
         raise invalid("the audio is empty", param="file" if wire.audio_base64 is None else "audio_base64")
     return Transcribe(
@@ -94,6 +102,7 @@ def _request(wire: TranscriptionWire, body: Mapping[str, Any], audio: bytes, fil
         model=wire.model,
         framework=wire.framework,
         fields={name: value for name, value in body.items() if value is not None and name not in _OWN},
+        translate=translate,
     )
 
 

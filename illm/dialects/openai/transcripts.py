@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from illm.core.events import Done, Event, Raw
+from illm.core.events import Done, Event, Raw, Recording, Segment, Usage
+from illm.core.languages import LANGUAGES
 from illm.core.requests import Transcribe
 from illm.dialects.openai.encoder import Encoder, ended_early, json_text
 from illm.dialects.openai.errors import error_body
@@ -55,18 +56,22 @@ def transcript_done(text: str, usage: Mapping[str, Any] | None = None) -> bytes:
 
 
 class TranscriptEncoder:
-    """An answer that comes in the client's dialect already, as `Raw`.
+    """An answer made of `Segment`s, or one that comes in the client's dialect already, as `Raw`.
 
     Args:
-        request: what was asked; decides the content type.
+        request: what was asked; decides the format.
     """
 
     def __init__(self, request: Transcribe) -> None:
+        self._request = request
         self._stream = bool(request.fields.get("stream"))
-        word = str(request.fields.get("response_format", "json"))
-        self.content_type = _EVENTS if self._stream else _CONTENT_TYPES.get(word, _JSON)
+        self._format = str(request.fields.get("response_format", "json"))
+        self.content_type = _EVENTS if self._stream else _CONTENT_TYPES.get(self._format, _JSON)
         self._pieces: list[bytes] = []
-        self._done = False
+        self._recording: Recording | None = None
+        self._segments: list[Segment] = []
+        self._said, self._pause = False, ""
+        self._usage: Usage | None = None
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """Return what can be sent now."""
@@ -74,28 +79,112 @@ class TranscriptEncoder:
             match event:
                 case Raw(data=data):
                     self._pieces.append(data)
-                case Done():
-                    self._done = True
+                case Recording():
+                    self._recording = event
+                case Segment():
+                    self._segments.append(event)
+                    if self._stream:
+                        self._say(event.text)
+                case Done(usage=usage):
+                    self._usage = usage
                 case _:
                     raise TypeError(f"a transcript cannot hold {type(event).__name__}")
         return self._take() if self._stream else b""
 
     def close(self) -> bytes:
         """Return the rest.  Raises `GatewayError` where the events ended too early."""
-        if not self._done:
+        if self._usage is None:
             if self._stream:
                 return self.fail(ended_early())
             raise ended_early()
+        if self._recording is not None:
+            self._pieces.append(self._end(self._recording, self._usage))
         return self._take()
 
     def fail(self, error: GatewayError) -> bytes:
         """Return the error as an event, in a stream."""
         return b"data: %s\n\n%s" % (error_body(error), _END) if self._stream else b""
 
+    def _say(self, text: str) -> None:
+        # What is streamed must add up to what closes the stream: the text without the space around it.
+        text = self._pause + text
+        text = text if self._said else text.lstrip()
+        spoken = text.rstrip()
+        self._pause = text[len(spoken) :]
+        if spoken:
+            self._said = True
+            self._pieces.append(transcript_delta(spoken))
+
+    def _end(self, recording: Recording, usage: Usage) -> bytes:
+        if self._stream:
+            return transcript_done(whole_text(self._segments), token_usage(usage))
+        answer = transcript_answer(self._request, recording, self._segments)
+        return transcript_body(self._format, answer)
+
     def _take(self) -> bytes:
         data = b"".join(self._pieces)
         self._pieces.clear()
         return data
+
+
+def transcript_answer(request: Transcribe, recording: Recording, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Return a whole answer as `transcript_body` takes it.
+
+    Args:
+        request: what was asked; its granularities say whether segments, words or both are wanted.
+        recording: what was listened to.
+        segments: what was heard, in order.
+    """
+    spent = {"type": "duration", "seconds": round(recording.seconds, 2)}
+    word = request.fields.get("response_format", "json")
+    if word == "json":
+        return {"text": whole_text(segments), "usage": spent}
+    answer: dict[str, Any] = {
+        "task": "translate" if request.translate else "transcribe",
+        "language": "english" if request.translate else LANGUAGES.get(recording.language, recording.language),
+        "duration": round(recording.seconds, 2),
+        "text": whole_text(segments),
+    }
+    wanted = request.fields.get("timestamp_granularities") or ("segment",)
+    if "segment" in wanted or word != "verbose_json":
+        answer["segments"] = [_segment(number, segment) for number, segment in enumerate(segments)]
+    if "word" in wanted:
+        answer["words"] = [
+            {"word": spoken.word.strip(), "start": round(spoken.start, 2), "end": round(spoken.end, 2)}
+            for segment in segments
+            for spoken in segment.words or ()
+        ]
+    return {**answer, "usage": spent}
+
+
+def whole_text(segments: Sequence[Segment]) -> str:
+    """Return what was said, as one text."""
+    return "".join(segment.text for segment in segments).strip()
+
+
+def token_usage(usage: Usage) -> dict[str, Any]:
+    """Return usage as the end of a stream has it."""
+    return {
+        "type": "tokens",
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _segment(number: int, segment: Segment) -> dict[str, Any]:
+    return {
+        "id": number,
+        "seek": segment.seek,
+        "start": round(segment.start, 2),
+        "end": round(segment.end, 2),
+        "text": segment.text,
+        "tokens": segment.tokens,
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
 
 
 def transcription_encoder(request: Transcribe) -> Encoder:
