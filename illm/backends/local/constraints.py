@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from illm.backends.local.grammar import CompiledGrammar, GrammarCompiler
 
 MOST_CHOICES = 4096
+MOST_AT_ONCE = 8
+"""Schemas in one `allOf`."""
 
 
 def constraint_of(request: Chat | Completion) -> Constraint | None:
@@ -117,7 +119,20 @@ def _schema(content: object, param: str) -> Mapping[str, Any]:
             raise _bad(param, f"it is not JSON: {error}") from error
     if not isinstance(content, Mapping):
         raise _bad(param, "expected a JSON schema, an object")
+    _refuse_many_at_once(content, param)
     return content
+
+
+def _refuse_many_at_once(schema: object, param: str) -> None:
+    """Refuse long lists of `allOf`: intersecting dozens of patterns takes llguidance for ever, whatever its limits."""
+    if isinstance(schema, Mapping):
+        for name, part in schema.items():
+            if name == "allOf" and isinstance(part, list) and len(part) > MOST_AT_ONCE:
+                raise _bad(f"{param}.allOf", f"at most {MOST_AT_ONCE} schemas at once are possible")
+            _refuse_many_at_once(part, f"{param}.{name}")
+    elif isinstance(schema, list):
+        for at, part in enumerate(schema):
+            _refuse_many_at_once(part, f"{param}[{at}]")
 
 
 def _text(content: object, param: str) -> str:

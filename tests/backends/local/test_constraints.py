@@ -157,6 +157,10 @@ async def test_rows_of_one_batch_do_not_know_of_each_other(tiny):
             "response_format.json_schema.schema.anyOf[1].items",
         ),
         (schema({"type": "array", "uniqueItems": True}), "response_format.json_schema.schema"),
+        (
+            schema({"allOf": [{"type": "string", "pattern": f"a.{{{at}}}b"} for at in range(40)]}),
+            "response_format.json_schema.schema.allOf",
+        ),
         (schema({"$ref": "#/$defs/none"}), "response_format.json_schema.schema"),
         (schema({"description": "x" * (1 << 18)}), "response_format.json_schema.schema"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
