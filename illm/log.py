@@ -67,7 +67,7 @@ class Lines(logging.StreamHandler[TextIO]):
         """Keep an entry until the next `flush`, the next record, or the end of the process."""
         self._held.append(entry)
         if len(self._held) >= MOST_HELD:
-            self.release()
+            self.let_out()
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
@@ -79,7 +79,7 @@ class Lines(logging.StreamHandler[TextIO]):
         self._write_held()
         super().flush()
 
-    def release(self) -> None:
+    def let_out(self) -> None:
         """Write what is held, if anything is.  As with a record, a stream that takes nothing is nobody's failure."""
         if self._held:
             with self._forgiven():
@@ -139,7 +139,7 @@ def hold(entry: Entry) -> bool:
 def flush() -> None:
     """Write what is held."""
     if _lines is not None:
-        _lines.release()
+        _lines.let_out()
 
 
 class _Clock:

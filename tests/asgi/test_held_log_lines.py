@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 
 import anyio
 import pytest
@@ -214,3 +215,17 @@ def test_very_many_lines_into_such_a_stream_are_nobody_s_failure(logged, monkeyp
     stream = lines.setStream(Full())
     assert all(log.hold(Record("r", "GET", 0.0)) for _ in range(log.MOST_HELD + 1))
     lines.stream = stream
+
+
+def test_a_thread_that_has_logged_leaves_the_log_to_others(logged):
+    shown = logged()
+    for name in ("first", "second"):
+        thread = threading.Thread(target=logger.info, args=(name,), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    log.hold(Record("held", "GET", 0.0))
+    log.flush()
+    logger.info("third")
+    names = [line.split(": ")[-1] for line in shown().splitlines()]
+    assert [name for name in names if name in ("first", "second", "third")] == ["first", "second", "third"]
