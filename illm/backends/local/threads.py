@@ -19,11 +19,16 @@ from typing import Any, Protocol
 from illm.backends.local.work import Answered, Batch, Work
 from illm.core.capabilities import Capability
 from illm.core.events import Failed
-from illm.core.requests import Request
+from illm.core.requests import Chat, Completion, Request
 from illm.errors import GatewayError, Kind
 from illm.loop.tasks import Post
 
 Command = Callable[[Work], None]
+
+FORM_LIMIT = 30.0
+"""Seconds for which a grammar may be made before others who want one are told to come again."""
+
+_FORMS_BUSY = "The form of another answer is still being worked out; try again later"
 
 
 class Asking(Protocol):
@@ -88,6 +93,12 @@ class _Lane:
         self.began: float | None = None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which one prompt has been prepared by now; 0 between them."""
+        began = self.began
+        return 0.0 if began is None else monotonic() - began
+
     def _run(self) -> None:
         going = True
         try:
@@ -132,7 +143,9 @@ class EngineThread:
         self._engine = threading.Thread(target=self._run, name=f"illm-engine-{name}", daemon=True)
         self._words = _Lane(self._prepare_next, self._leave_thread, f"illm-prompt-{name}")
         self._images = _Lane(self._prepare_next, self._leave_thread, f"illm-image-{name}")
-        self._lanes = (self._words, self._images)
+        # A grammar is a client's program for native code, whose limits may miss something, and which cannot be stopped.
+        self._forms = _Lane(self._prepare_next, self._leave_thread, f"illm-form-{name}")
+        self._lanes = (self._words, self._images, self._forms)
 
     def start(self) -> None:
         """Begin to load."""
@@ -140,8 +153,14 @@ class EngineThread:
 
     def submit(self, key: int, call: Asking) -> None:
         """Have a call tokenised and taken up; its events will carry `key`."""
+        lane = self._lane(call.request)
+        if lane is self._forms and lane.busy_for > FORM_LIMIT:
+            busy = GatewayError(
+                Kind.OVERLOADED, "The form of another answer is still being worked out; try again later"
+            )
+            self._fail(key, busy, str(busy))
+            return
         self._unprepared[key] = call
-        lane = self._images if call.request.needs is Capability.IMAGES else self._words
         lane.keys.put(key)
 
     def abort(self, key: int) -> None:
@@ -165,9 +184,15 @@ class EngineThread:
     @property
     def stuck_for(self) -> float:
         """Seconds that the running step or a prompt has taken so far, the longest of them; 0 between them."""
-        now = monotonic()
-        started = (self._step_began, *(lane.began for lane in self._lanes))
-        return max((now - began for began in started if began is not None), default=0.0)
+        step = 0.0 if (began := self._step_began) is None else monotonic() - began
+        # Not a form: it hinders only those who want one.
+        return max(step, self._words.busy_for, self._images.busy_for)
+
+    def _lane(self, request: Request) -> _Lane:
+        if request.needs is Capability.IMAGES:
+            return self._images
+        formed = isinstance(request, Chat | Completion) and (request.constraints or getattr(request, "tools", ()))
+        return self._forms if formed else self._words
 
     def _begin(self, thread: threading.Thread) -> None:
         with self._lock:

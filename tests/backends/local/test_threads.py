@@ -4,15 +4,17 @@ import gc
 import queue
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 
 from illm.actors.call import Call
 from illm.actors.inbox import Inbox
+from illm.backends.local import threads
 from illm.backends.local.threads import EngineThread, Outbox
 from illm.core.capabilities import Capability
 from illm.core.events import Delta, Failed
-from illm.core.requests import Chat, Image, Message, Sampling
+from illm.core.requests import Chat, Constraint, Image, Message, Sampling
 from illm.errors import GatewayError, Kind
 
 from .fakes import DONE, PATIENCE, Gate, Letters, chat
@@ -188,6 +190,35 @@ def test_words_do_not_wait_behind_images(engine, work):
     assert not {0, 1} & engine.got.keys()
     look.open()
     engine.until(lambda: DONE in engine.got.get(1, ()))
+
+
+def test_who_wants_a_form_waits_for_other_forms_only_and_not_for_ever(engine, work, monkeypatch):
+    make, writing = Gate(), work.prepare
+
+    def prepare(request):
+        if request.constraints:
+            make.pass_()
+            return "x"
+        return writing(request)
+
+    work.prepare = prepare
+    make.shut()
+    formed = replace(chat("abc"), constraints=(Constraint("regex", "a+", "regex"),))
+    engine.thread.submit(0, engine.inbox.admit(formed))
+    assert make.reached.wait(PATIENCE)
+    engine.thread.submit(1, engine.inbox.admit(chat("abc")))
+    engine.until(lambda: DONE in engine.got.get(1, ()))
+    assert engine.thread.stuck_for < PATIENCE
+    monkeypatch.setattr(threads, "FORM_LIMIT", 0.0)
+    engine.thread.submit(2, engine.inbox.admit(formed))
+    engine.until(lambda: 2 in engine.got)
+    [failed] = engine.got[2]
+    assert failed.error.kind is Kind.OVERLOADED
+    assert engine.thread.stuck_for == 0.0  # it hinders nobody else, so the engine is not wedged
+    make.open()
+    engine.until(lambda: DONE in engine.got.get(0, ()))
+    for _ in range(3):
+        engine.inbox.take_nowait()
 
 
 def test_aborted_before_its_prompt_s_turn_it_is_never_prepared_and_not_kept(engine, work):
