@@ -1,7 +1,7 @@
 """Grammars for a local model: what the text of an answer must be, compiled, bounded, and kept.
 
-llguidance does the work.  Its own limits, which count states and steps, bound nearly everything, and what exceeds them is
-the client's error.  What they miss holds up those who want a form, and nobody else: see `threads`.
+llguidance does the work.  Its own limits, which count states and steps, bound nearly everything, and what exceeds them
+is the client's error.  What they miss holds up those who want a form, and nobody else: see `threads`.
 """
 
 import threading
