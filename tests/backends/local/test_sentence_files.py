@@ -43,6 +43,7 @@ def test_everything_the_files_say(tmp_path):
         limit=256,
         lower=True,
         prefix="query: ",
+        prompts={"q": "query: "},
     )
 
 
