@@ -77,7 +77,7 @@ def test_what_is_missing_is_said_aloud_and_the_real_requirements_are_installed(c
 
 
 def test_a_pip_that_fails_is_a_clear_error():
-    with pytest.raises(ConfigError, match="pip could not install .*torch"):
+    with pytest.raises(ConfigError, match=r"pip could not install .*torch"):
         install_missing(Config(model="org/name"), install=Pip(works=False), there=lambda module: False)
 
 
