@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.engine_load import PROMPTS
-from illm.backends.local.backend import cores
 from illm.backends.local.engine import Engine, SequenceRequest, engine_for
 from illm.backends.local.load import TextModel, load_text
+from illm.backends.local.loaders import cores
 from illm.backends.local.sources import resolve_named
 
 WINDOW = 512
