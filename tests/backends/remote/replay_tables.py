@@ -104,11 +104,30 @@ PROBED = {"vllm": {"/v1/models"}, "sglang": {"/v1/models", "/model_info"}, "olla
 SHOWN = ("/v1/models/gemma", "/v1/models/nope")
 """Single models, which the gateway answers from the list; vLLM and llama.cpp have no such path."""
 
+TOLD = {
+    ("llamacpp", "detokenize"): {"prompt": " thereby world"},
+    ("llamacpp", "tokenize"): {"count": 2, "max_model_len": None, "tokens": [23391, 1902], "token_strs": None},
+    ("sglang", "detokenize"): {"prompt": " thereby world"},
+    ("sglang", "tokenize"): {"count": 3, "max_model_len": 2048, "tokens": [2, 23391, 1902], "token_strs": None},
+    ("vllm", "detokenize"): {"prompt": " thereby world"},
+    ("vllm", "tokenize"): {"count": 3, "max_model_len": 2048, "tokens": [2, 23391, 1902], "token_strs": None},
+    ("vllm-embed", "rerank"): {
+        "results": [
+            {"index": 0, "document": {"text": "x"}, "relevance_score": 1.0},
+            {"index": 1, "document": {"text": "y"}, "relevance_score": 0.5520479679107666},
+        ],
+        "usage": {"prompt_tokens": 9, "total_tokens": 9},
+    },
+}
+"""What a client is told of tokens and ranks, in vLLM's shape, whichever server was asked; of a rank's answer a part."""
+
+INCAPABLE = {("sglang-embed", "rerank"): (422, "model")}
+"""What is never sent to such a server, though the gateway has the route: it dies of this one."""
+
 NOT_OFFERED = {
     "/api/ps": (404, "Ollama's own routes are for its clients; the gateway speaks them to servers only"),
     "/api/show": (404, "as /api/ps"),
     "/api/version": (404, "as /api/ps"),
-    "/detokenize": (404, "no counterpart in OpenAI's API, and every server has another"),
     "/generate": (503, "TGI's route here, of a backend that nobody configured; SGLang's own has another form"),
     "generate_native_stream": (422, "as /generate, which streams under another path in TGI"),
     "/get_model_info": (404, "SGLang's old name for /model_info"),
@@ -122,12 +141,10 @@ NOT_OFFERED = {
     "/ping": (404, "as /health, for a cloud's own checks"),
     "/pooling": (404, "hidden states are nothing that OpenAI's API has"),
     "/props": (404, "about the server itself, for its operator"),
-    "/score": (404, "as /v1/rerank"),
+    "/score": (404, "/v1/rerank says the same, in the order of the scores"),
     "/server_info": (404, "about the server itself, down to its paths"),
     "/slots": (404, "about the server itself, other clients' prompts included"),
-    "/tokenize": (404, "as /detokenize"),
     "/v1/messages": (404, "Anthropic's dialect"),
-    "/v1/rerank": (404, "not in OpenAI's API"),
     "/v1/responses": (404, "OpenAI's other dialect"),
     "/version": (404, "about the server itself"),
 }

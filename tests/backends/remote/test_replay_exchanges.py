@@ -13,12 +13,14 @@ from backends.remote.replay_tables import (
     DIFFERS,
     FAILS,
     FRAMEWORKS,
+    INCAPABLE,
     NOT_OFFERED,
     OFFERED,
     OLLAMA,
     PROBED,
     REFUSED,
     SHOWN,
+    TOLD,
     UNRECORDED,
 )
 
@@ -26,7 +28,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.exhaustive]
 
 ALL = recorded()
 ANSWERED = [(server, case) for server, case in cases(*FRAMEWORKS, paths=OFFERED) if case not in REFUSED]
-TURNED_AWAY = [(server, case) for server, case in ALL if case in REFUSED or read(server, case).path in NOT_OFFERED]
+TURNED_AWAY = [
+    (server, case)
+    for server, case in ALL
+    if case in REFUSED or (server, case) in INCAPABLE or read(server, case).path in NOT_OFFERED
+]
 TYPES = {
     "/v1/chat/completions": (ChatCompletion, ChatCompletionChunk),
     "/v1/completions": (Completion, None),  # OpenAI's type wants a reason to end in every chunk; its service has none
@@ -51,6 +57,8 @@ def mechanisms(server, case):
         "refused": case in REFUSED,
         "ollama": server in OLLAMA and case == "ollama_chat",
         "probed": not post and exchange.path in probed,
+        "told": (server, case) in TOLD,
+        "incapable": (server, case) in INCAPABLE,
         "shown": not post and exchange.path in SHOWN,
         "not offered": exchange.path in NOT_OFFERED and not (not post and exchange.path in probed),
     }
@@ -109,6 +117,18 @@ def test_no_table_names_what_is_not_recorded():
     assert FAILS.keys() - {case for _, case in ANSWERED} <= set(ANSWERED)
 
 
+@pytest.mark.parametrize(("server", "case"), TOLD)
+async def test_tokens_and_ranks_have_one_shape(server, case):
+    exchange, expected = read(server, case), TOLD[server, case]
+    async with replay_gateway(server) as gateway:
+        gateway.upstream.play(exchange)
+        answer = await gateway.ask(exchange.sent)
+        assert len(gateway.upstream.server.requests) == 1
+    told = json.loads(answer.body)
+    assert answer.status == 200, told
+    assert {name: told[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(("server", "case"), ANSWERED)
 async def test_an_exchange(server, case):
     exchange = read(server, case)
@@ -129,7 +149,7 @@ async def test_an_exchange(server, case):
 @pytest.mark.parametrize(("server", "case"), TURNED_AWAY)
 async def test_what_is_refused_or_not_offered_never_reaches_a_server(server, case):
     exchange = read(server, case)
-    status, param = REFUSED[case] if case in REFUSED else (turned_away(exchange), None)
+    status, param = REFUSED.get(case) or INCAPABLE.get((server, case)) or (turned_away(exchange), None)
     async with replay_gateway(server) as gateway:
         gateway.upstream.play(exchange)
         answer = await gateway.ask(exchange.sent)

@@ -59,8 +59,9 @@ def test_speech_comes_back_as_its_words(transcriber, container):
 
 def test_a_recording_of_several_windows_is_heard_as_the_library_hears_it(transcriber, plain):
     spoken = samples_of(RIVER.read_bytes())
-    pause = numpy.zeros(16_000, numpy.int16)
-    samples = numpy.concatenate([part for _ in range(8) for part in (spoken, pause)])
+    # Long pauses: what hears one sentence over and over takes it for its own mistake, and tries again with luck.
+    pause = numpy.zeros(11 * 16_000, numpy.int16)
+    samples = numpy.concatenate([part for _ in range(3) for part in (spoken, pause)])
     audio = encoded(samples, "wav", rate=16_000, layout="mono")
     heard = segments(
         transcriber, audio, response_format="verbose_json", timestamp_granularities=["word"], prompt="Peter writes."
