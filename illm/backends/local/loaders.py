@@ -6,7 +6,7 @@ Importing this costs no torch: each loader brings what its kind needs.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerStyle
 from illm.backends.local.frames import Note
@@ -78,6 +78,15 @@ def _grammars(model: "TextModel") -> GrammarCompiler:
     return grammars
 
 
+def _engine_options(config: Config) -> dict[str, Any]:
+    return {
+        "kv_tokens": config.kv_tokens or None,
+        "max_sequences": config.max_sequences,
+        "prefix_cache": config.prefix_cache == "on",
+        "quantize": config.quantize,
+    }
+
+
 def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> Work:
     try:
         import torch  # noqa: F401
@@ -93,14 +102,7 @@ def _load_text(source: Source, config: Config, note: Callable[[str], None]) -> W
     threads = config.threads or cores()
     model = load_text(source, device=config.device, dtype=dtype, threads=threads, progress=report)  # type: ignore[arg-type]
     try:
-        engine = engine_for(
-            model.model,
-            model.renderer.decode,
-            kv_tokens=config.kv_tokens or None,
-            max_sequences=config.max_sequences,
-            prefix_cache=config.prefix_cache == "on",
-            quantize=config.quantize,
-        )
+        engine = engine_for(model.model, model.renderer.decode, **_engine_options(config))
     except UnsupportedModel as error:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"{source.served!r} cannot be run here: {error}") from error
     report(f"{source.served} is ready", None)
@@ -120,14 +122,7 @@ def _load_vision(source: Source, config: Config, note: Callable[[str], None]) ->
     from illm.backends.local.vision.load import load_vision
 
     def make_engine(model: TextModel) -> Engine:
-        return Engine(
-            model.model,
-            model.renderer.decode,
-            kv_tokens=config.kv_tokens or None,
-            max_sequences=config.max_sequences,
-            prefix_cache=config.prefix_cache == "on",
-            quantize=config.quantize,
-        )
+        return Engine(model.model, model.renderer.decode, **_engine_options(config))
 
     report = report_to(note)
     try:
