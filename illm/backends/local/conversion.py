@@ -100,11 +100,11 @@ def _convert(gguf: Path, directory: Path, progress: Progress) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from illm.backends.local.quiet import quiet
+    from illm.backends.local.undisturbed import undisturbed
 
     where = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with quiet():
+        with undisturbed():
             progress("reading the tokenizer", 0.05)
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
             progress("unpacking the weights", 0.3)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from illm.backends.local.conversion import Progress
 from illm.backends.local.prompt import PromptRenderer
-from illm.backends.local.quiet import quiet
+from illm.backends.local.undisturbed import undisturbed
 from illm.backends.local.reasons import reason
 from illm.backends.local.sources import Source, fetch, has_weights, kind_in, no_weights, read_json
 from illm.core.requests import Sampling
@@ -93,7 +93,7 @@ def load_text(
     if kind_in(directory) != kind:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"'{source.served}' is not a model that generates text.")
     _set_threads(threads)
-    with failing_to_load(source.served), quiet():
+    with failing_to_load(source.served), undisturbed():
         import transformers
 
         progress(f"loading {source.served}", None)
@@ -164,7 +164,7 @@ def load_encoder(
         GatewayError: `MODEL_LOAD_FAILED`.
     """
     _set_threads(threads)
-    with failing_to_load(served), quiet():
+    with failing_to_load(served), undisturbed():
         import transformers
 
         where = {"local_files_only": True, "trust_remote_code": False}
@@ -201,7 +201,7 @@ def load_whisper(source: Source, directory: Path, *, device: str, threads: int |
         GatewayError: `MODEL_LOAD_FAILED`.
     """
     _set_threads(threads)
-    with failing_to_load(source.served), quiet():
+    with failing_to_load(source.served), undisturbed():
         from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
         where = {"local_files_only": True, "trust_remote_code": False}

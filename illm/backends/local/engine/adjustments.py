@@ -26,7 +26,7 @@ class Tally:
         self._places = {token: place for place, token in enumerate(distinct)}
         self._ids = torch.zeros(len(distinct) + _ROOM, dtype=torch.long, device=device)
         self._ids[: len(distinct)] = torch.tensor(distinct, dtype=torch.long, device=device)
-        self._counts = torch.zeros(len(self._ids), device=device)
+        self._counts = torch.zeros(len(self._ids), dtype=torch.float32, device=device)
 
     def count(self, token: int) -> None:
         """Take up one generated token."""

@@ -34,7 +34,7 @@ class Int8Linear(nn.Module):  # type: ignore[misc]  # torch is Any to the type c
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         weight = linear.weight.detach()
-        scales = torch.empty(self.out_features)
+        scales = torch.empty(self.out_features, dtype=torch.float32)
         whole = torch.empty(weight.shape, dtype=torch.int8)
         # A part at a time: a float copy of a whole head would be the largest thing in memory.
         for rows in range(0, self.out_features, 1 << 14):

@@ -76,7 +76,7 @@ class OwnCacheRunner:
                 if samples:
                     rows.append(self._advance(sequence, start + size))
                     sampling.append(sequence)
-        return sampling, torch.cat(rows) if rows else torch.empty(0, 0)
+        return sampling, torch.cat(rows) if rows else torch.empty(0, 0, dtype=torch.float32)
 
     def bytes_a_token(self, shorter: int = 16, longer: int = 32) -> int:
         """Return how much memory a token more takes: what two prompts' caches differ by."""
