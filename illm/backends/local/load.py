@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from illm.backends.local.conversion import Progress
 from illm.backends.local.prompt import PromptRenderer
-from illm.backends.local.undisturbed import undisturbed
 from illm.backends.local.reasons import reason
 from illm.backends.local.sources import Source, fetch, has_weights, kind_in, no_weights, read_json
+from illm.backends.local.undisturbed import undisturbed
 from illm.core.requests import Sampling
 from illm.errors import GatewayError, Kind
 
