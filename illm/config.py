@@ -204,7 +204,7 @@ class Config:
         _one_of("thread", "process"),
     )
     quantize: str = _option(
-        "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
+        "none", "what of a local text model may be rounded: none, or int8 for its weights", _one_of("none", "int8")
     )
     embedding_dtype: str = _option(
         "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")

@@ -13,6 +13,8 @@ from illm.backends.local.engine.constraint import allowed
 from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.int8 import head_for, quantize_head
 from illm.backends.local.engine.kv import KVSlab, default_tokens
+from illm.backends.local.engine.norms import fuse_norms
+from illm.backends.local.engine.one_row import lighten
 from illm.backends.local.engine.packed import pack
 from illm.backends.local.engine.runner import Forward, Runner
 from illm.backends.local.engine.sampler import sample
@@ -41,7 +43,7 @@ class Engine:
         prefix_cache: keep what was computed, and begin sequences after what is known of their prompts.
         packed: lay bfloat16 weights out for the CPU, where it can.
         check: compare the engine's logits with the model's own first.
-        quantize: `none`, or `int8` for an int8 head, where that can be.
+        quantize: `none`, or `int8` for int8 weights, of the head always and of the body for one row, where that can be.
 
     Raises:
         UnsupportedModel: the engine cannot drive this model.
@@ -49,7 +51,7 @@ class Engine:
     Attributes:
         loop: which forward drives the model: `packed`, or `transformers` where that does not fit it.
         loop_reason: why the packed one does not.
-        quantized: what the head is: `none` or `int8`.
+        quantized: what the weights are: `none` or `int8`.
         context: how many tokens fit, prompt and answer together.
     """
 
@@ -84,6 +86,7 @@ class Engine:
         kv = KVSlab(shapes, kv_tokens, model.device)
         head = head_for(model, quantize)
         layers = pack(model, but=head) if packed else 0
+        fuse_norms(model)
         runner = Runner(model, kv)
         pool = BlockPool(kv.blocks, cache=prefix_cache)
         if expected is not None:
@@ -100,6 +103,7 @@ class Engine:
     def _quantize(self, model: Any, head: Any) -> None:
         if head is not None:
             quantize_head(model, head)
+            lighten(model)
             self.quantized = "int8"
 
     def _open(

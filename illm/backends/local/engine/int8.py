@@ -2,8 +2,8 @@
 
 Weights are rounded to int8 by output channel, activations to uint8 by row with the zero point in the middle (oneDNN's
 kernel for signed activations is hundreds of times slower).  Sums are whole numbers and therefore exact, and each row
-has a scale of its own: what a row gives depends on nothing beside it.  The body stays as it is; in small matrices the
-rounding of activations costs what the smaller weights save.
+has a scale of its own: what a row gives depends on nothing beside it.  Of the body `one_row` takes care; in small
+matrices the rounding of activations costs what the smaller weights save.
 
 The operators are private to PyTorch, so they are tried on a small example first.
 """

@@ -30,6 +30,15 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
         self._bias = None if linear.bias is None else linear.bias.detach()
 
+    @property
+    def biased(self) -> bool:
+        """Whether something is added."""
+        return self._bias is not None
+
+    def weight(self) -> torch.Tensor:
+        """Return a plain copy of the weights, `(out_features, in_features)`."""
+        return self._weight.to_dense()
+
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
 

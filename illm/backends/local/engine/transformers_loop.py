@@ -15,6 +15,7 @@ from illm.backends.local.engine.blocks import BLOCK, BlockPool, blocks_for
 from illm.backends.local.engine.engine import UNSAID_CONTEXT, Engine
 from illm.backends.local.engine.int8 import head_for
 from illm.backends.local.engine.kv import LayerShape, default_tokens
+from illm.backends.local.engine.norms import fuse_norms
 from illm.backends.local.engine.own_cache import Keeping, OwnCacheRunner
 from illm.backends.local.engine.packed import pack
 
@@ -33,7 +34,7 @@ class TransformersEngine(Engine):
         kv_tokens: how many tokens all caches together may hold; by default a part of what is free.
         max_sequences: how many sequences may take turns, at most `_MOST_SEQUENCES`.
         packed: lay bfloat16 weights out for the CPU, where it can.
-        quantize: `none`, or `int8` for an int8 head, where that can be.
+        quantize: as for `Engine`.
 
     Raises:
         UnsupportedModel: it is no decoder, or its forward gives something else each time.
@@ -57,6 +58,7 @@ class TransformersEngine(Engine):
         head = head_for(model, quantize)
         if packed:
             pack(model, but=head)
+        fuse_norms(model)
         keeping = _tried(model, expected)
         runner = OwnCacheRunner(model, keeping)
         most = min(max_sequences, _MOST_SEQUENCES) if keeping is Keeping.EACH else 1
