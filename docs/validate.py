@@ -3,8 +3,8 @@
     python docs/validate.py                                  # starts `illm serve --model demo` on a free port
     python docs/validate.py --base-url http://127.0.0.1:8000   # asks a server that runs already
 
-Needs curl, and the extras `demo` and `audio` where it starts the server itself.  Each request is a line of shell that is run as it
-is printed, but for the server's address.
+Needs curl, and the extras `demo` and `audio` where it starts the server itself.  Each request is a line of shell that
+is run as it is printed, but for the server's address.
 """
 
 import argparse
@@ -66,7 +66,9 @@ _IMAGE = (
 SECTIONS: dict[str, tuple[Shown, ...]] = {
     "State and models": (
         Shown("Health", "The counters are those of a server that has just started.", f"curl -s {ADDRESS}/healthz"),
-        Shown("Models", "The language model, and those for embeddings and speech beside it.", f"curl -s {ADDRESS}/models"),
+        Shown(
+            "Models", "The language model, and those for embeddings and speech beside it.", f"curl -s {ADDRESS}/models"
+        ),
         Shown(
             "Models of one framework",
             "No Ollama runs here: its own name stands for whatever model it would have.",
@@ -379,8 +381,8 @@ def _opening() -> list[str]:
         "<!-- Written by docs/validate.py: change that, not this. -->",
         "",
         "Every request on this page was sent to a real server, and every answer is what came back. To see for",
-        "yourself, start the service with the README's first command and paste the lines, in a checkout. To write the page",
-        "anew, run `python docs/validate.py`. Ids, times, counters and sampled text differ from run to run.",
+        "yourself, start the service with the README's first command and paste the lines, in a checkout. To write the",
+        "page anew, run `python docs/validate.py`. Ids, times, counters and sampled text differ from run to run.",
         "",
         f"illm {version('illm')}, Python {platform.python_version()}.",
         f"Model `demo` on the CPU ({machine()}).",
