@@ -29,24 +29,9 @@ PERSON = {
 
 
 @pytest.fixture
-def tiny(tmp_path, byte_tokenizer):
-    torch.manual_seed(3)
-    tokenizer = byte_tokenizer("{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    directory = tmp_path / "tiny"
-    transformers.LlamaForCausalLM(config).eval().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+def tiny(varied_llama):
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    directory, _, _ = varied_llama(template, seed=3, context=CONTEXT)
     return directory
 
 
