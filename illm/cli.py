@@ -73,7 +73,7 @@ def _serve(config: Config) -> int:
     from illm import log
     from illm.asgi.app import create_app
     from illm.backends.local.install import install_missing
-    from illm.backends.local.sources import check_named
+    from illm.backends.local.mistakes import check_named
     from illm.build import build_directory
     from illm.server import Limits, raise_descriptor_limit, run
 

@@ -5,20 +5,31 @@ A `Config` is frozen and validated once; what a request says goes over it, per r
 """
 
 import fnmatch
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
-from illm.backends.remote.address import parse_address
 from illm.core.requests import OPEN, Sampling
 from illm.errors import ConfigError
 from illm.http11.engine import ENGINES
 from illm.media.policy import WEB_PORTS, ImagePolicy, read_hosts
-
-_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+from illm.values import (
+    bearer,
+    certificates,
+    device_name,
+    filled,
+    image_hosts,
+    listed,
+    nucleus,
+    number,
+    one_of,
+    ports,
+    size,
+    switch,
+    urls,
+)
 
 FRAMEWORKS = ("transformers", "vllm", "sglang", "tgi", "ollama")
 
@@ -33,102 +44,6 @@ class Option:
     flag: bool = False
 
 
-def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(f"expected {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high:  # also refuses NaN
-            raise ValueError(f"must be between {low} and {high}" if high < math.inf else f"must be at least {low}")
-        return value
-
-    return parse
-
-
-def _size(text: str) -> int:
-    number = text.upper().removesuffix("B")
-    unit = _UNITS.get(number[-1:], 1)
-    amount: float = _number(float, 0, 2**60)(number[:-1] if unit > 1 else number)
-    return int(amount * unit)
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
-        raise ValueError("must be 1 or 0")
-    return words[text.lower()]
-
-
-def _urls(text: str) -> tuple[str, ...]:
-    urls = tuple(url for part in text.split(",") if (url := part.strip(" ")))
-    for url in urls:
-        parse_address(url)
-    if not urls:
-        raise ValueError("must not be empty")
-    return urls
-
-
-def _certificates(text: str) -> str:
-    import ssl  # only here, as it is slow to import
-
-    try:
-        ssl.create_default_context(cafile=text)
-    except (OSError, ValueError):
-        raise ValueError("must be a file of certificates (PEM) that can be read") from None
-    return text
-
-
-def _nucleus(text: str) -> float:
-    value: float = _number(float, 0, 1)(text)
-    if value == 0:
-        raise ValueError("must be above 0; for greedy answers say --temperature 0")
-    return value
-
-
-def _key(text: str) -> str:
-    # What a header cannot carry would lock everybody out.
-    if not (text.isascii() and text.isprintable()) or not text or " " in text:
-        raise ValueError("must be printable ASCII without spaces")
-    return text
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _image_hosts(text: str) -> tuple[str, ...]:
-    entries = _names(text)
-    read_hosts(entries)
-    return entries
-
-
-def _ports(text: str) -> tuple[int, ...]:
-    return tuple(_number(int, 1, 65535)(port) for port in _names(text))
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def _device(text: str) -> str:
-    kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise ValueError("must be cpu, cuda, cuda:N or mps")
-    return text
-
-
 def _option(default: Any, help_: str, parse: Callable[[str], Any] = str, **more: bool) -> Any:
     option = Option(help_, parse, **more)
     return field(default=default, repr=not option.secret, metadata={"option": option})
@@ -138,125 +53,123 @@ def _option(default: Any, help_: str, parse: Callable[[str], Any] = str, **more:
 class Config:
     """Everything the operator may say.  Each field's environment twin is `ILLM_` and its name in capitals."""
 
-    framework: str = _option("transformers", "backend of a request that names none", _one_of(*FRAMEWORKS))
-    model: str = _option("sshleifer/tiny-gpt2", "`demo`, a hub id, a directory or a .gguf file", _filled)
+    framework: str = _option("transformers", "backend of a request that names none", one_of(*FRAMEWORKS))
+    model: str = _option("sshleifer/tiny-gpt2", "`demo`, a hub id, a directory or a .gguf file", filled)
     embedding_model: str = _option(
-        "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", _filled
+        "sshleifer/tiny-distilbert-base-cased", "model that answers embeddings requests", filled
     )
     rerank_model: str | None = _option(
-        None, "model that answers rerank requests; without one the cosine of embeddings does", _filled
+        None, "model that answers rerank requests; without one the cosine of embeddings does", filled
     )
     audio_model: str | None = _option(
-        None, "model that turns speech into text: `demo`, a hub id or a directory", _filled
+        None, "model that turns speech into text: `demo`, a hub id or a directory", filled
     )
-    host: str = _option("0.0.0.0", "address to listen on", _filled)  # noqa: S104 - the documented default
-    port: int = _option(8000, "port to listen on; 0 takes a free one", _number(int, 0, 65535))
-    device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", _device)
+    host: str = _option("0.0.0.0", "address to listen on", filled)  # noqa: S104 - the documented default
+    port: int = _option(8000, "port to listen on; 0 takes a free one", number(int, 0, 65535))
+    device: str = _option("cpu", "where local models run: cpu, cuda, cuda:N or mps", device_name)
     vllm_base_url: tuple[str, ...] = _option(
-        (), "address of a vLLM (or any OpenAI-style) server; several, with commas between, are replicas", _urls
+        (), "address of a vLLM (or any OpenAI-style) server; several, with commas between, are replicas", urls
     )
-    sglang_base_url: tuple[str, ...] = _option((), "the same for SGLang", _urls)
-    tgi_base_url: tuple[str, ...] = _option((), "the same for TGI", _urls)
-    tei_base_url: tuple[str, ...] = _option((), "the same for TEI, which answers embeddings for tgi", _urls)
-    ollama_base_url: tuple[str, ...] = _option(("http://127.0.0.1:11434",), "the same for Ollama", _urls)
-    vllm_api_key: str | None = _option(None, "bearer key that the vLLM server wants", _key, secret=True)
-    sglang_api_key: str | None = _option(None, "bearer key that the SGLang server wants", _key, secret=True)
-    tgi_api_key: str | None = _option(None, "bearer key that the TGI server wants", _key, secret=True)
-    tei_api_key: str | None = _option(None, "bearer key that the TEI server wants", _key, secret=True)
-    ollama_api_key: str | None = _option(None, "bearer key that the Ollama server wants", _key, secret=True)
+    sglang_base_url: tuple[str, ...] = _option((), "the same for SGLang", urls)
+    tgi_base_url: tuple[str, ...] = _option((), "the same for TGI", urls)
+    tei_base_url: tuple[str, ...] = _option((), "the same for TEI, which answers embeddings for tgi", urls)
+    ollama_base_url: tuple[str, ...] = _option(("http://127.0.0.1:11434",), "the same for Ollama", urls)
+    vllm_api_key: str | None = _option(None, "bearer key that the vLLM server wants", bearer, secret=True)
+    sglang_api_key: str | None = _option(None, "bearer key that the SGLang server wants", bearer, secret=True)
+    tgi_api_key: str | None = _option(None, "bearer key that the TGI server wants", bearer, secret=True)
+    tei_api_key: str | None = _option(None, "bearer key that the TEI server wants", bearer, secret=True)
+    ollama_api_key: str | None = _option(None, "bearer key that the Ollama server wants", bearer, secret=True)
     tgi_local: bool = _option(
-        False, "let the local Transformers engine answer for tgi, and speak TGI's own protocol", _switch, flag=True
+        False, "let the local Transformers engine answer for tgi, and speak TGI's own protocol", switch, flag=True
     )
     upstream_ca_file: str | None = _option(
-        None, "certificates (PEM) that https servers are checked against, instead of the system's", _certificates
+        None, "certificates (PEM) that https servers are checked against, instead of the system's", certificates
     )
-    upstream_connections: int = _option(2048, "connections to one remote server", _number(int, 1, 2**16))
-    max_tokens: int | None = _option(None, "default limit of generated tokens", _number(int, 1, 2**31 - 1))
-    temperature: float | None = _option(None, "default sampling temperature", _number(float, 0, 2))
-    top_p: float | None = _option(None, "default nucleus size", _nucleus)
-    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", _number(int, 0, 2**31 - 1))
-    repetition_penalty: float | None = _option(None, "default repetition penalty", _number(float, 0.01, 100))
-    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", _key, secret=True)
+    upstream_connections: int = _option(2048, "connections to one remote server", number(int, 1, 2**16))
+    max_tokens: int | None = _option(None, "default limit of generated tokens", number(int, 1, 2**31 - 1))
+    temperature: float | None = _option(None, "default sampling temperature", number(float, 0, 2))
+    top_p: float | None = _option(None, "default nucleus size", nucleus)
+    top_k: int | None = _option(None, "default number of candidate tokens; 0 for all", number(int, 0, 2**31 - 1))
+    repetition_penalty: float | None = _option(None, "default repetition penalty", number(float, 0.01, 100))
+    api_key: str | None = _option(None, "bearer key that every request but /healthz must carry", bearer, secret=True)
     allow_models: tuple[str, ...] = _option(
-        (), "comma-separated globs of models a request may name; the models named at start always may", _names
+        (), "comma-separated globs of models a request may name; the models named at start always may", listed
     )
-    max_loaded_models: int = _option(2, "how many models that only requests named stay loaded", _number(int, 1, 1024))
+    max_loaded_models: int = _option(2, "how many models that only requests named stay loaded", number(int, 1, 1024))
     keep_alive: float = _option(
-        0.0, "seconds after which a local model that nobody asks for is unloaded; 0 for never", _number(float, 0)
+        0.0, "seconds after which a local model that nobody asks for is unloaded; 0 for never", number(float, 0)
     )
-    memory_budget: int = _option(0, "memory for all local models together, as 8GB or in bytes; 0 for no limit", _size)
+    memory_budget: int = _option(0, "memory for all local models together, as 8GB or in bytes; 0 for no limit", size)
     auto_install: bool = _option(
-        False, "install missing packages of the chosen framework with pip at start", _switch, flag=True
+        False, "install missing packages of the chosen framework with pip at start", switch, flag=True
     )
-    loop: str = _option("asyncio", "event loop: asyncio (uvloop where installed) or trio", _one_of("asyncio", "trio"))
+    loop: str = _option("asyncio", "event loop: asyncio (uvloop where installed) or trio", one_of("asyncio", "trio"))
     http: str = _option(
-        "auto", "who reads requests beside our own check: auto (nobody), h11 or httptools", _one_of(*ENGINES)
+        "auto", "who reads requests beside our own check: auto (nobody), h11 or httptools", one_of(*ENGINES)
     )
-    workers: int = _option(1, "processes that serve; above 1 only with remote backends", _number(int, 1, 1024))
-    log_format: str = _option("text", "text or json", _one_of("text", "json"))
-    log_level: str = _option("info", "least severity that is logged", _one_of("debug", "info", "warning", "error"))
-    dtype: str = _option(
-        "auto", "number format of local text models", _one_of("auto", "float32", "bfloat16", "float16")
-    )
+    workers: int = _option(1, "processes that serve; above 1 only with remote backends", number(int, 1, 1024))
+    log_format: str = _option("text", "text or json", one_of("text", "json"))
+    log_level: str = _option("info", "least severity that is logged", one_of("debug", "info", "warning", "error"))
+    dtype: str = _option("auto", "number format of local text models", one_of("auto", "float32", "bfloat16", "float16"))
     engine: str = _option(
         "thread",
         "where a local model runs: thread (of the gateway) or process (one of its own)",
-        _one_of("thread", "process"),
+        one_of("thread", "process"),
     )
     quantize: str = _option(
-        "none", "what of a local text model may be rounded: none, or int8 for its head", _one_of("none", "int8")
+        "none", "what of a local text model may be rounded: none, or int8 for its head", one_of("none", "int8")
     )
     embedding_dtype: str = _option(
-        "auto", "number format of local embedding and rerank models", _one_of("auto", "float32", "bfloat16", "float16")
+        "auto", "number format of local embedding and rerank models", one_of("auto", "float32", "bfloat16", "float16")
     )
-    threads: int = _option(0, "torch threads of a local model; 0 for one a core", _number(int, 0, 1024))
-    audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", _number(int, 0, 1024))
-    kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", _number(int, 0))
+    threads: int = _option(0, "torch threads of a local model; 0 for one a core", number(int, 0, 1024))
+    audio_threads: int = _option(0, "threads of a local speech model; 0 for half the cores", number(int, 0, 1024))
+    kv_tokens: int = _option(0, "tokens the KV cache of a local model holds; 0 to fit the memory", number(int, 0))
     prefix_cache: str = _option(
-        "on", "keep what a local model has computed for prompts that begin alike: on or off", _one_of("on", "off")
+        "on", "keep what a local model has computed for prompts that begin alike: on or off", one_of("on", "off")
     )
-    max_sequences: int = _option(64, "sequences a local model decodes at once", _number(int, 1, 4096))
+    max_sequences: int = _option(64, "sequences a local model decodes at once", number(int, 1, 4096))
     tool_format: str = _option(
         "auto",
         "how local models write tool calls: auto (as their template says), hermes, llama3, mistral, pythonic or none",
-        _one_of("auto", "hermes", "llama3", "mistral", "pythonic", "none"),
+        one_of("auto", "hermes", "llama3", "mistral", "pythonic", "none"),
     )
     reasoning: str = _option(
         "auto",
         "split what local models think from what they say: auto (as their template says), on or off",
-        _one_of("auto", "on", "off"),
+        one_of("auto", "on", "off"),
     )
-    max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", _number(int, 1))
-    first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", _number(float, 0.001))
-    request_timeout: float = _option(3600.0, "seconds for a whole request", _number(float, 0.001))
+    max_queue: int = _option(1024, "requests that may wait for one backend; one more gets 429", number(int, 1))
+    first_token_timeout: float = _option(600.0, "seconds until the first token, or 504", number(float, 0.001))
+    request_timeout: float = _option(3600.0, "seconds for a whole request", number(float, 0.001))
     connect_timeout: float = _option(
-        5.0, "seconds until a remote server has accepted a connection, or 503", _number(float, 0.001)
+        5.0, "seconds until a remote server has accepted a connection, or 503", number(float, 0.001)
     )
     idle_timeout: float = _option(
-        120.0, "seconds a remote server may fall silent in the middle of an answer", _number(float, 0.001)
+        120.0, "seconds a remote server may fall silent in the middle of an answer", number(float, 0.001)
     )
-    client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", _number(float, 0.001))
-    drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", _number(float, 0))
-    max_body_bytes: int = _option(64 * 2**20, "largest request body", _number(int, 1024))
-    max_audio_bytes: int = _option(25 * 2**20, "largest file of speech", _number(int, 1))
-    max_audio_seconds: float = _option(7200.0, "longest speech that a local model listens to", _number(float, 1))
+    client_timeout: float = _option(30.0, "seconds a client may stall, sending or reading", number(float, 0.001))
+    drain_timeout: float = _option(30.0, "seconds that running requests get at shutdown", number(float, 0))
+    max_body_bytes: int = _option(64 * 2**20, "largest request body", number(int, 1024))
+    max_audio_bytes: int = _option(25 * 2**20, "largest file of speech", number(int, 1))
+    max_audio_seconds: float = _option(7200.0, "longest speech that a local model listens to", number(float, 1))
     allow_image_hosts: tuple[str, ...] = _option(
         (),
         "comma-separated networks, addresses and host names that images may come from although they are not public",
-        _image_hosts,
+        image_hosts,
     )
     allow_image_ports: tuple[int, ...] = _option(
-        (), "comma-separated ports that images may come from, beside 80 and 443", _ports
+        (), "comma-separated ports that images may come from, beside 80 and 443", ports
     )
     image_ca_file: str | None = _option(
-        None, "certificates (PEM) that https image servers are checked against, beside the usual ones", _certificates
+        None, "certificates (PEM) that https image servers are checked against, beside the usual ones", certificates
     )
-    image_timeout: float = _option(20.0, "seconds for fetching the images of a request", _number(float, 0.001))
-    max_images: int = _option(64, "images in one request", _number(int, 0))
-    max_image_bytes: int = _option(20 * 2**20, "largest image", _number(int, 1))
-    max_images_bytes: int = _option(64 * 2**20, "all images of a request together", _number(int, 1))
-    max_image_pixels: int = _option(64_000_000, "most pixels of an image", _number(int, 1))
-    max_image_fetches: int = _option(64, "images that are fetched at once, for all requests", _number(int, 1))
+    image_timeout: float = _option(20.0, "seconds for fetching the images of a request", number(float, 0.001))
+    max_images: int = _option(64, "images in one request", number(int, 0))
+    max_image_bytes: int = _option(20 * 2**20, "largest image", number(int, 1))
+    max_images_bytes: int = _option(64 * 2**20, "all images of a request together", number(int, 1))
+    max_image_pixels: int = _option(64_000_000, "most pixels of an image", number(int, 1))
+    max_image_fetches: int = _option(64, "images that are fetched at once, for all requests", number(int, 1))
 
     said: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     """The options that somebody gave a value, be it the default's."""

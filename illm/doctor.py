@@ -90,7 +90,7 @@ def _reachable(url: str) -> str:
 
 def _problem(config: Config) -> str | None:
     if config.local:
-        from illm.backends.local.sources import check_named
+        from illm.backends.local.mistakes import check_named
 
         try:
             check_named(config.model)

@@ -7,19 +7,17 @@ import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
-from illm.actors.ref import Ref
 from illm.asgi.app import Gateway
 from illm.asgi.routes import ROUTES
 from illm.build import build_directory
 from illm.config import OPTIONS, Config, environment_name, shown_default
 from illm.dialects.openai import parameters
-from illm.errors import Kind
+from illm.errors import GatewayError, Kind
 from illm.server import Limits
 
 ROOT = Path(__file__).parent.parent
@@ -180,37 +178,11 @@ def plugin(tmp_path, monkeypatch):
     sys.modules.pop(module, None)
 
 
-class Announced:
-    """An actor that also says elsewhere that it is ready."""
-
-    def __init__(self, actor, event: anyio.Event) -> None:
-        self._actor, self._event = actor, event
-
-    async def run(self, inbox, ready) -> None:
-        def both() -> None:
-            ready()
-            self._event.set()
-
-        await self._actor.run(inbox, both)
-
-
 @asynccontextmanager
 async def answering(config: Config):
     """Run the application and wait until every model that was named is ready; yields how to post to it."""
-    waiting: list[anyio.Event] = []
-
-    def announce(ref: Ref) -> None:
-        event, make = anyio.Event(), ref.served.make_actor
-        waiting.append(event)
-        ref.served = replace(ref.served, make_actor=lambda: Announced(make(), event))
-
-    def make_directory():
-        directory = build_directory(config)
-        for ref in directory:
-            announce(ref)
-        return directory
-
-    gateway = Gateway(config, make_directory)
+    directory = build_directory(config)
+    gateway = Gateway(config, lambda: directory)
 
     async def post(path: str, body: dict) -> tuple[int, dict]:
         sent: list[dict] = []
@@ -236,8 +208,10 @@ async def answering(config: Config):
         return sent[0]["status"], json.loads(b"".join(message["body"] for message in sent[1:]))
 
     async with gateway.running():
-        for event in waiting:
-            await event.wait()
+        await directory.settled()
+        for ref in directory:
+            if not ref.served.optional:
+                ref.check()  # one that could not be loaded says why
         yield post
 
 
@@ -306,3 +280,11 @@ def machine() -> str:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.machine()
+
+
+@pytest.mark.anyio
+async def test_a_model_that_cannot_be_loaded_is_not_waited_for(tmp_path):
+    nowhere = str(tmp_path / "no-such-model")
+    with anyio.fail_after(10), pytest.RaisesGroup(pytest.RaisesExc(GatewayError, match="no-such-model")):
+        async with answering(Config(model=nowhere, embedding_model=nowhere)):
+            pass

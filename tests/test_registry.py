@@ -11,7 +11,8 @@ import pytest
 from actors.acting import DONE, EMBEDS, Shelf, answer, chat, embed, running, served
 
 from illm.actors.backend import Unconfigured
-from illm.actors.directory import Directory, capabilities, choose
+from illm.actors.choice import choose
+from illm.actors.directory import Directory, capabilities
 from illm.build import build_directory
 from illm.config import Config, load
 from illm.core.capabilities import Capability

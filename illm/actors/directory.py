@@ -1,7 +1,7 @@
 """From a request to the actor that will answer it.
 
-`choose` decides, on names and capabilities alone; `Directory` acts: it starts what must run, and lets the least
-recently used go when too many models that nobody named at start are loaded.
+`choose` decides; `Directory` acts: it starts what must run, and lets the least recently used go when too many models
+that nobody named at start are loaded.
 """
 
 import logging
@@ -14,7 +14,8 @@ from anyio.abc import TaskGroup
 
 from illm.actors.backend import Backend, Unconfigured
 from illm.actors.call import unraised
-from illm.actors.ref import Ref, Served, State
+from illm.actors.choice import choose
+from illm.actors.ref import Ref, State
 from illm.actors.resting import to_go, unload_idle
 from illm.actors.supervisor import Policy, supervise
 from illm.core.capabilities import Capability
@@ -274,45 +275,6 @@ class Directory:
         self._scopes[ref].cancel()
 
 
-def choose(
-    backend: Backend, known: Mapping[str, Served], model: str | None, need: Capability, *, strict: bool = True
-) -> Served:
-    """Decide which model of one backend answers.
-
-    Args:
-        backend: the framework.
-        known: what it serves already, by model.
-        model: the name in the request, if any.
-        need: the capability the request stands on.
-        strict: whether the named model itself must have it; else the backend's default for `need` steps in
-            (an embeddings request that names the chat model).
-
-    Raises:
-        GatewayError: `MODEL_NOT_FOUND`, `CAPABILITY`, or the backend's own refusal.
-    """
-    if model is not None:
-        served = known.get(model) or backend.on_demand(model, need)
-        if need in served.capabilities:
-            return served
-        if (stand_in := served.stand_ins.get(need)) is not None:
-            return known.get(stand_in) or backend.on_demand(stand_in, need)
-        if strict:
-            raise _incapable(backend.framework, model, need)
-    fallback = backend.default(need)
-    if fallback is None and model is None and need in (Capability.CHAT, Capability.COMPLETIONS):
-        raise GatewayError(
-            Kind.MODEL_NOT_FOUND,
-            f"No model of backend {backend.framework!r} was named at start: name one in `model`",
-            param="model",
-        )
-    if fallback is None:
-        raise _incapable(backend.framework, model, need)
-    served = known.get(fallback) or backend.on_demand(fallback, need)
-    if need not in served.capabilities:
-        raise _incapable(backend.framework, fallback, need)
-    return served
-
-
 def capabilities(refs: Iterable[Ref]) -> list[str]:
     """Return what these actors can do together, sorted."""
     return sorted({str(capability) for ref in refs for capability in ref.served.capabilities})
@@ -320,8 +282,3 @@ def capabilities(refs: Iterable[Ref]) -> list[str]:
 
 def _closing() -> GatewayError:
     return GatewayError(Kind.SHUTTING_DOWN, "The gateway is shutting down")
-
-
-def _incapable(framework: str, model: str | None, need: Capability) -> GatewayError:
-    who = f"The model {model!r} of backend {framework!r}" if model else f"The backend {framework!r}"
-    return GatewayError(Kind.CAPABILITY, f"{who} does not support {need}", param="model" if model else None)

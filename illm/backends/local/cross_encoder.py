@@ -9,7 +9,8 @@ import torch
 from illm.backends.local.conversion import Progress
 from illm.backends.local.embedder import padded, row_limit, token_events
 from illm.backends.local.encoding import Outcome, Task
-from illm.backends.local.load import DType, load_encoder, prepare_embedder
+from illm.backends.local.load import load_encoder, prepare_embedder
+from illm.backends.local.model_facts import DType
 from illm.backends.local.pooling import ACTIVATIONS
 from illm.backends.local.sources import Source, read_json
 from illm.backends.local.tokenising import Row, Tokeniser

@@ -12,7 +12,8 @@ import torch
 from illm.backends.local.conversion import Progress
 from illm.backends.local.encoding import Outcome, Task
 from illm.backends.local.fair_passes import plan
-from illm.backends.local.load import DType, context_length, load_encoder, prepare_embedder
+from illm.backends.local.load import load_encoder, prepare_embedder
+from illm.backends.local.model_facts import DType, context_length
 from illm.backends.local.pooling import Head
 from illm.backends.local.sentence_files import Recipe, read_recipe
 from illm.backends.local.sources import Source

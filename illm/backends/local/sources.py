@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from illm.backends.local import demo, gguf_files
 from illm.backends.local.conversion import Progress, converted
-from illm.errors import ConfigError, GatewayError, Kind
+from illm.errors import GatewayError, Kind
 
 ModelKind = Literal["text", "vision", "embedding", "rerank", "audio"]
 FoundKind = Literal["text", "vision", "embedding", "rerank", "audio", "other"]
@@ -54,16 +54,6 @@ _GENERATING = ("ForCausalLM", "LMHeadModel")
 _CONDITIONAL = "ForConditionalGeneration"  # on text, images or sound: what else the configuration has says which
 _RANKING = "ForSequenceClassification"
 _CLASSIFYING = ("Classification", "QuestionAnswering", "MultipleChoice")
-
-_LOCAL_MODULES = ("torch", "transformers")
-_GGUF_MODULES = (*_LOCAL_MODULES, "gguf", "accelerate")
-_SOUND_MODULES = ("av", "numpy")
-_CONVERTED_MODULES = (*_SOUND_MODULES, "faster_whisper")
-_DEMO_MODULES = {
-    "text": (*_GGUF_MODULES, demo.PACKAGE),
-    "embedding": (*_LOCAL_MODULES, demo.EMBEDDER_PACKAGE),
-    "audio": (*_CONVERTED_MODULES, demo.LISTENER_PACKAGE),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +104,7 @@ def resolve_named(name: str, kind: ModelKind) -> Source:
         return Source(path.name, path, kind, pickles=True)
     if not is_hub_id(name):
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"'{Path(name).name}' is neither a file or directory nor a hub id.")
-    return _from_hub(name, kind, download=True, pickles=True)
+    return from_hub(name, kind, download=True, pickles=True)
 
 
 def resolve_requested(name: str, kind: ModelKind = "text", *, download: bool = True) -> Source:
@@ -132,7 +122,7 @@ def resolve_requested(name: str, kind: ModelKind = "text", *, download: bool = T
     if not is_hub_id(name):
         raise GatewayError(Kind.MODEL_NOT_FOUND, f"The model {_shown(name)} does not exist.", param="model")
     try:
-        source = _from_hub(name, kind, download=download)
+        source = from_hub(name, kind, download=download)
     except GatewayError as error:
         raise GatewayError(error.kind, f"The model '{name}' does not exist.", param="model") from error
     if source.directory is None:
@@ -156,34 +146,6 @@ def fetch(source: Source, progress: Progress) -> Source:
     if source.hub is None:
         raise GatewayError(Kind.MODEL_LOAD_FAILED, f"The model '{source.served}' has no files.")
     return replace(source, directory=_download(source.hub, progress, pickles=source.pickles, kind=source.kind))
-
-
-def check_named(name: str, kind: ModelKind = "text") -> None:
-    """Find the mistakes in an operator's choice that are cheap to find and certain, without network or torch.
-
-    Raises:
-        ConfigError: with a sentence that says what to do.
-    """
-    if not name.strip():
-        raise ConfigError("the model name is empty")
-    path = Path(name).expanduser()
-    if name == "demo":
-        _need(_DEMO_MODULES[kind], "audio" if kind == "audio" else "demo", "the packaged demo model")
-    elif kind == "audio":
-        _check_listener(name, path)
-    elif path.suffix == ".gguf":
-        _need(_GGUF_MODULES, "demo", "a GGUF file")
-        _check_gguf(path)
-    elif path.is_dir():
-        _check_directory(path)
-    elif not is_hub_id(name):
-        raise ConfigError(f"{name!r}: no such file or directory, and not a hub id such as 'org/name'")
-    else:
-        _need(_LOCAL_MODULES, "local", "a model in this process")
-        try:
-            _from_hub(name, kind, download=True, pickles=True)
-        except GatewayError as error:
-            raise ConfigError(error.message) from error
 
 
 def kind_of(config: dict[str, Any], *, sentence_files: bool = False) -> FoundKind:
@@ -256,7 +218,12 @@ def is_hub_id(name: str) -> bool:
     return plain and _HUB_ID.fullmatch(name) is not None
 
 
-def _from_hub(name: str, kind: ModelKind, *, download: bool, pickles: bool = False) -> Source:
+def from_hub(name: str, kind: ModelKind, *, download: bool, pickles: bool = False) -> Source:
+    """Find a model by its hub id: in the hub's cache, or else to be downloaded by `fetch`.
+
+    Raises:
+        GatewayError: `MODEL_NOT_FOUND` where it is not in the cache and cannot be downloaded.
+    """
     if find_spec("huggingface_hub") is None:
         raise GatewayError(
             Kind.MODEL_NOT_FOUND, f"'{name}' would come from the hub, which needs the extra: pip install 'illm[local]'"
@@ -317,55 +284,6 @@ def _unreachable(name: str) -> str:
         f"'{name}': no such directory, the hub cannot be reached and the model is not in its cache; "
         "for a model that needs neither: pip install 'illm[demo]' and --model demo"
     )
-
-
-def _need(modules: tuple[str, ...], extra: str, purpose: str) -> None:
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise ConfigError(f"{purpose} needs {', '.join(missing)}: pip install 'illm[{extra}]'")
-
-
-def _check_listener(name: str, path: Path) -> None:
-    if path.is_dir():
-        converted_ = is_converted(path)
-        _need(_CONVERTED_MODULES if converted_ else (*_SOUND_MODULES, *_LOCAL_MODULES), "audio", "a speech model")
-        _check_directory(path)
-        if kind_in(path) != "audio":
-            raise ConfigError(f"{path}: not a Whisper model")
-    elif not is_hub_id(name):
-        raise ConfigError(f"{name!r}: no such directory, and not a hub id such as 'org/name'")
-    else:
-        _need(_SOUND_MODULES, "audio", "a speech model")
-        try:
-            _from_hub(name, "audio", download=True, pickles=True)
-        except GatewayError as error:
-            raise ConfigError(error.message) from error
-
-
-def _check_gguf(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise ConfigError(f"{path}: not a GGUF file")
-
-
-def _check_directory(path: Path) -> None:
-    try:
-        file = None if has_weights(path, pickles=True) else gguf_files.in_directory(path.resolve())
-    except GatewayError as error:
-        raise ConfigError(error.message) from error
-    if file is not None:
-        _need(_GGUF_MODULES, "demo", "a GGUF file")
-        return _check_gguf(file)
-    _need(_LOCAL_MODULES, "local", "a model in this process")
-    if not read_json(path / "config.json"):
-        raise ConfigError(f"{path}: no config.json that could be read, so this is no model directory")
-    if not has_weights(path, pickles=True):
-        raise ConfigError(f"{path}: no weights: neither {WEIGHTS} nor {PICKLED} nor one whole .gguf file")
-    return None
 
 
 def _shown(name: str) -> str:

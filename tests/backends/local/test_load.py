@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.model
 
-from illm.backends.local import load  # noqa: E402
-from illm.backends.local.load import load_text, sampling_defaults  # noqa: E402
+from illm.backends.local import model_facts  # noqa: E402
+from illm.backends.local.load import load_text  # noqa: E402
+from illm.backends.local.model_facts import sampling_defaults  # noqa: E402
 from illm.backends.local.sources import Source, resolve_named, resolve_requested  # noqa: E402
 
 
@@ -95,8 +96,8 @@ def test_only_what_the_file_itself_asks_for(generation, defaults):
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 def test_which_dtype(held, fast, device, wanted, expected, key, tmp_path, monkeypatch):
     write_config(tmp_path, **{key: held})
-    monkeypatch.setattr(load, "_cpu_has_bf16", lambda: fast)
-    assert load.pick_dtype(tmp_path, device, wanted) is getattr(torch, expected)
+    monkeypatch.setattr(model_facts, "_cpu_has_bf16", lambda: fast)
+    assert model_facts.pick_dtype(tmp_path, device, wanted) is getattr(torch, expected)
 
 
 def test_the_dtype_reaches_the_weights(tmp_path, tiny_llama):
@@ -204,4 +205,4 @@ class _Config:
 )
 def test_how_long_a_context_is(positions, tokenizer, expected):
     tokenizer = type("Tokenizer", (), {"model_max_length": tokenizer})
-    assert load.context_length(_Config(positions), tokenizer) == expected
+    assert model_facts.context_length(_Config(positions), tokenizer) == expected

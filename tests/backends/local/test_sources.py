@@ -7,8 +7,9 @@ import sys
 import pytest
 from hypothesis import given, strategies
 
-from illm.backends.local import sources
-from illm.backends.local.sources import Source, check_named, fetch, kind_of, resolve_named, resolve_requested
+from illm.backends.local import mistakes, sources
+from illm.backends.local.mistakes import check_named
+from illm.backends.local.sources import Source, fetch, kind_of, resolve_named, resolve_requested
 from illm.errors import ConfigError, GatewayError, Kind
 
 from .conftest import write_config
@@ -65,7 +66,7 @@ NOT_IDS = [
 
 @pytest.mark.parametrize("name", NOT_IDS)
 def test_a_request_names_models_and_nothing_else(name, monkeypatch):
-    monkeypatch.setattr(sources, "_from_hub", lambda *_, **__: pytest.fail("looked before it checked"))
+    monkeypatch.setattr(sources, "from_hub", lambda *_, **__: pytest.fail("looked before it checked"))
     with pytest.raises(GatewayError) as caught:
         resolve_requested(name)
     assert caught.value.kind is Kind.MODEL_NOT_FOUND
@@ -195,7 +196,7 @@ def test_an_operators_name_that_is_nothing(hub, tmp_path):
 )
 def test_certain_mistakes_are_found_at_start(name, message, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "find_spec", lambda module: module)
+    monkeypatch.setattr(mistakes, "find_spec", lambda module: module)
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.gguf").write_bytes(b"PK\3\4")
     write_config(tmp_path / "weightless", **LLAMA)
@@ -213,13 +214,13 @@ def test_certain_mistakes_are_found_at_start(name, message, hub, tmp_path, monke
     ],
 )
 def test_a_missing_extra_is_named(name, kind, missing, extra, monkeypatch):
-    monkeypatch.setattr(sources, "find_spec", lambda module: None if module == missing else module)
+    monkeypatch.setattr(mistakes, "find_spec", lambda module: None if module == missing else module)
     with pytest.raises(ConfigError, match=rf"needs {missing}: pip install 'illm\[{extra}\]'"):
         check_named(name, kind)
 
 
 def test_good_names_pass(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "find_spec", lambda module: module)
+    monkeypatch.setattr(mistakes, "find_spec", lambda module: module)
     write_config(tmp_path / "good", **LLAMA)
     (tmp_path / "good" / "model.safetensors").touch()
     (tmp_path / "good.gguf").write_bytes(b"GGUF")

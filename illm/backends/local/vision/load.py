@@ -7,7 +7,8 @@ from typing import Any
 from illm.backends.local.conversion import Progress
 from illm.backends.local.engine.architecture import UnsupportedModel
 from illm.backends.local.engine.engine import Engine
-from illm.backends.local.load import DType, TextModel, context_length, load_text
+from illm.backends.local.load import TextModel, load_text
+from illm.backends.local.model_facts import DType, context_length
 from illm.backends.local.sources import Source
 from illm.backends.local.vision import check
 from illm.backends.local.vision.prompt import VisionRenderer

@@ -115,30 +115,21 @@ def _llava_next(words: Any) -> tuple[Any, Any, dict[str, Any]]:
     return config, images, said
 
 
-def _idefics(words: Any) -> tuple[Any, Any, dict[str, Any]]:
-    config = transformers.Idefics3Config(
-        vision_config={"image_size": 16, "patch_size": 4, **_TOWER},
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
-    return config, images, {"image_seq_len": 4, "processor_class": "Idefics3Processor"}
+def _idefics(kind: str) -> Callable[[Any], tuple[Any, Any, dict[str, Any]]]:
+    def make(words: Any) -> tuple[Any, Any, dict[str, Any]]:
+        config = getattr(transformers, f"{kind}Config")(
+            vision_config={"image_size": 16, "patch_size": 4, **_TOWER},
+            text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
+            image_token_id=words.convert_tokens_to_ids("<image>"),
+            scale_factor=2,
+            pad_token_id=0,
+            initializer_range=0.3,
+        )
+        processor = getattr(transformers, f"{kind}ImageProcessorPil")
+        images = processor(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+        return config, images, {"image_seq_len": 4, "processor_class": f"{kind}Processor"}
 
-
-def _smolvlm(words: Any) -> tuple[Any, Any, dict[str, Any]]:
-    config = transformers.SmolVLMConfig(
-        vision_config={"image_size": 16, "patch_size": 4, **_TOWER},
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    images = transformers.SmolVLMImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
-    return config, images, {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"}
+    return make
 
 
 def _qwen(kind: str, vision: dict[str, Any]) -> Callable[[Any], tuple[Any, Any, dict[str, Any]]]:
@@ -175,8 +166,8 @@ def _qwen(kind: str, vision: dict[str, Any]) -> Callable[[Any], tuple[Any, Any, 
 _FAMILIES: dict[str, tuple[str, Callable[[Any], tuple[Any, Any, dict[str, Any]]]]] = {
     "llava": ("<image>", _llava),
     "llava_next": ("<image>", _llava_next),
-    "idefics3": ("<image>", _idefics),
-    "smolvlm": ("<image>", _smolvlm),
+    "idefics3": ("<image>", _idefics("Idefics3")),
+    "smolvlm": ("<image>", _idefics("SmolVLM")),
     "qwen2_vl": (
         "<|vision_start|><|image_pad|><|vision_end|>",
         _qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}),
