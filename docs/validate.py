@@ -3,8 +3,8 @@
     python docs/validate.py                                  # starts `illm serve --model demo` on a free port
     python docs/validate.py --base-url http://127.0.0.1:8000   # asks a server that runs already
 
-Needs curl, and the extra `demo` where it starts the server itself.  Each request is a line of shell that is run as it
-is printed, but for the server's address.
+Needs curl, and the extras `demo` and `audio` where it starts the server itself.  Each request is a line of shell that
+is run as it is printed, but for the server's address.
 """
 
 import argparse
@@ -66,7 +66,9 @@ _IMAGE = (
 SECTIONS: dict[str, tuple[Shown, ...]] = {
     "State and models": (
         Shown("Health", "The counters are those of a server that has just started.", f"curl -s {ADDRESS}/healthz"),
-        Shown("Models", "The language model, and the embedding model beside it.", f"curl -s {ADDRESS}/models"),
+        Shown(
+            "Models", "The language model, and those for embeddings and speech beside it.", f"curl -s {ADDRESS}/models"
+        ),
         Shown(
             "Models of one framework",
             "No Ollama runs here: its own name stands for whatever model it would have.",
@@ -140,6 +142,24 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
             ),
         ),
     ),
+    "Rerank": (
+        Shown(
+            "By the embedding model",
+            "The cosine of query and document, best first.",
+            _post("/v1/rerank", '{"model":"demo","query":"water","documents":["A stone","A river"]}'),
+        ),
+    ),
+    "Tokens": (
+        Shown("There", "", _post("/tokenize", '{"model":"demo","prompt":"Hello","return_token_strs":true}')),
+        Shown("And back", "", _post("/detokenize", '{"model":"demo","tokens":[9259]}')),
+    ),
+    "Speech": (
+        Shown(
+            "A file of the checkout",
+            "",
+            f"curl -s {ADDRESS}/v1/audio/transcriptions -F model=demo -F file=@tests/backends/local/speech/river.ogg",
+        ),
+    ),
     "Backends that nobody configured": (
         Shown(
             "vLLM",
@@ -174,16 +194,16 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
     "Refusals": (
         Shown(
             "Transcription, as a form",
-            "The form is read in full; the model that answers here does not listen.",
+            "The form is read in full; what is in it is no sound.",
             f"printf 'RIFF' | curl -s -X POST {ADDRESS}/v1/audio/transcriptions "
             '-F "file=@-;filename=speech.wav" -F model=demo',
-            422,
+            400,
         ),
         Shown(
             "Transcription, as JSON",
             "",
             _post("/v1/audio/transcriptions", '{"model":"demo","audio_base64":"UklGRg=="}'),
-            422,
+            400,
         ),
         Shown(
             "A model that is not here",
@@ -194,7 +214,7 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
         Shown(
             "A field that would change the answer",
             "",
-            _post("/v1/chat/completions", f'{{"model":"demo",{_HELLO},"presence_penalty":0.5}}'),
+            _post("/v1/chat/completions", f'{{"model":"demo",{_HELLO},"length_penalty":0.5}}'),
             400,
         ),
         Shown(
@@ -309,6 +329,7 @@ def ask(command: str, base: str) -> tuple[int, str]:
         Path(home, ".curlrc").write_text(f'write-out = "{write_out}"\nnoproxy = "*"\n')
         done = subprocess.run(
             ["sh", "-c", command.replace(ADDRESS, base)],
+            cwd=ROOT,
             env=os.environ | {"CURL_HOME": home},
             capture_output=True,
             check=True,
@@ -360,8 +381,8 @@ def _opening() -> list[str]:
         "<!-- Written by docs/validate.py: change that, not this. -->",
         "",
         "Every request on this page was sent to a real server, and every answer is what came back. To see for",
-        "yourself, start the service with the README's first command and paste the lines. To write the page anew, run",
-        "`python docs/validate.py`. Ids, times, counters and sampled text differ from run to run.",
+        "yourself, start the service with the README's first command and paste the lines, in a checkout. To write the",
+        "page anew, run `python docs/validate.py`. Ids, times, counters and sampled text differ from run to run.",
         "",
         f"illm {version('illm')}, Python {platform.python_version()}.",
         f"Model `demo` on the CPU ({machine()}).",
