@@ -41,7 +41,7 @@ def repeated(file: Path, seconds: float) -> bytes:
 
     once = numpy.concatenate(list(decoded(file.read_bytes(), longest=seconds)))
     turn = max(len(once), PERIOD * RATE)
-    samples = numpy.resize(numpy.pad(once, (0, turn - len(once))), round(seconds * RATE))
+    samples: Any = numpy.resize(numpy.pad(once, (0, turn - len(once))), round(seconds * RATE))
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="wav") as out:
         stream = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
