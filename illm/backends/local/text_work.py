@@ -185,7 +185,20 @@ class TextWork:
 
     def step(self) -> Batch:
         """See `Work.step`."""
-        return [(self._by_sequence[output.id].key, self._events(output)) for output in self._engine.step()]
+        batch = []
+        for output in self._engine.step():
+            conversation = self._by_sequence.get(output.id)
+            if conversation is None:  # another choice of its call has failed in this step
+                continue
+            try:
+                events = self._events(output)
+            except Exception as error:  # what one answer's text leads to is no reason to end everybody's
+                self.abort(conversation.key)
+                failure = GatewayError(Kind.INTERNAL, "The answer could not be read")
+                failure.__cause__ = error
+                events = (Failed(failure),)
+            batch.append((conversation.key, events))
+        return batch
 
     @property
     def busy(self) -> bool:
@@ -203,7 +216,7 @@ class TextWork:
         conversation = self._by_sequence[output.id]
         if output.finish == FAILED:
             self.abort(conversation.key)
-            return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request's images")),)
+            return (Failed(GatewayError(Kind.INTERNAL, "The model could not take this request")),)
         conversation.completion_tokens += output.tokens
         index = output.id - conversation.sequences.start
         prepared, score = conversation.prepared, output.score

@@ -155,9 +155,7 @@ class EngineThread:
         """Have a call tokenised and taken up; its events will carry `key`."""
         lane = self._lane(call.request)
         if lane is self._forms and lane.busy_for > FORM_LIMIT:
-            busy = GatewayError(
-                Kind.OVERLOADED, "The form of another answer is still being worked out; try again later"
-            )
+            busy = GatewayError(Kind.OVERLOADED, _FORMS_BUSY)
             self._fail(key, busy, str(busy))
             return
         self._unprepared[key] = call
@@ -189,10 +187,10 @@ class EngineThread:
         return max(step, self._words.busy_for, self._images.busy_for)
 
     def _lane(self, request: Request) -> _Lane:
-        if request.needs is Capability.IMAGES:
-            return self._images
-        formed = isinstance(request, Chat | Completion) and (request.constraints or getattr(request, "tools", ()))
-        return self._forms if formed else self._words
+        # First: whoever shows images as well must not have his grammar hold up theirs.
+        if isinstance(request, Chat | Completion) and (request.constraints or getattr(request, "tools", ())):
+            return self._forms
+        return self._images if request.needs is Capability.IMAGES else self._words
 
     def _begin(self, thread: threading.Thread) -> None:
         with self._lock:

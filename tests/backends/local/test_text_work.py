@@ -8,7 +8,7 @@ import pytest
 from illm.backends.local.answers import AnswerStyle
 from illm.backends.local.engine import RequestTooLarge, Score, SequenceOutput, SequenceRequest, Stats
 from illm.backends.local.text_work import TextWork
-from illm.core.events import Delta, Done, Finish, ToolDelta, Usage
+from illm.core.events import Delta, Done, Failed, Finish, ToolDelta, Usage
 from illm.core.requests import Chat, Completion, Message, Sampling, Text, Tool
 from illm.errors import GatewayError, Kind
 
@@ -264,3 +264,22 @@ def test_counters_for_health(work):
     assert described["context"] == CONTEXT
     assert described["engine"]["running"] == 0
     assert described["loop"] == "packed"
+
+
+def test_an_answer_that_cannot_be_read_ends_its_own_call_only(engine, work, monkeypatch):
+    add(work, 1, chat("a", n=2))
+    add(work, 2, chat("b"))
+    reading = TextWork._events
+    monkeypatch.setattr(TextWork, "_events", lambda self, output: 1 / 0 if output.id == 0 else reading(self, output))
+    for number in range(3):
+        said(engine, number, "x")
+    batch = dict(work.step())
+    [failed] = batch[1]
+    assert isinstance(failed, Failed)
+    assert failed.error.kind is Kind.INTERNAL
+    assert isinstance(failed.error.__cause__, ZeroDivisionError)
+    assert batch[2] == (Delta(0, "x", 1),)
+    assert engine.aborted == [0, 1]
+    said(engine, 2, "y", "stop")
+    [(key, events)] = work.step()
+    assert (key, events[-1]) == (2, Done(Usage(2, 2)))

@@ -221,6 +221,28 @@ def test_who_wants_a_form_waits_for_other_forms_only_and_not_for_ever(engine, wo
         engine.inbox.take_nowait()
 
 
+def test_a_form_for_an_image_holds_up_no_image_and_wedges_nothing(engine, work):
+    make = Gate()
+
+    def prepare(request):
+        if request.constraints:
+            make.pass_()
+        return "x"
+
+    work.prepare = prepare
+    make.shut()
+    image = Chat(messages=(Message("user", (Image(base64="AA"),)),), sampling=Sampling())
+    engine.thread.submit(0, engine.inbox.admit(replace(image, constraints=(Constraint("regex", "a+", "regex"),))))
+    assert make.reached.wait(PATIENCE)
+    engine.thread.submit(1, engine.inbox.admit(image))
+    engine.until(lambda: DONE in engine.got.get(1, ()))
+    assert engine.thread.stuck_for == 0.0
+    make.open()
+    engine.until(lambda: DONE in engine.got.get(0, ()))
+    for _ in range(2):
+        engine.inbox.take_nowait()
+
+
 def test_aborted_before_its_prompt_s_turn_it_is_never_prepared_and_not_kept(engine, work):
     work.preparing.shut()
     engine.ask(1, "a")

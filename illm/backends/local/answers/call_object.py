@@ -17,6 +17,7 @@ MAX_NAME = 4096
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_HALVES = re.compile("[\ud800-\udfff]")
 _ARGUMENTS = ("arguments", "parameters")
 
 
@@ -123,7 +124,8 @@ class CallObject:
         stop, clean = inner.take(written)
         if inner.state != "done" or not written.lstrip().startswith("{") or written[stop:].strip():
             return self._give_up(at)
-        self._argue(clean)
+        # Half a pair stands in a string of JSON as an escape only: as a character no client could be sent it.
+        self._argue(_HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", clean))
         self.finished, self._step = True, self._after
         return end
 

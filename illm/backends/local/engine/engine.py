@@ -3,10 +3,14 @@
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+import torch
 
 from illm.backends.local.engine import selfcheck
 from illm.backends.local.engine.architecture import UnsupportedModel, attention_of, position_limit, supports
+from illm.backends.local.engine.attempts import Attempts
 from illm.backends.local.engine.attention import NAME
 from illm.backends.local.engine.blocks import BLOCK, BlockPool
 from illm.backends.local.engine.constraint import allowed
@@ -199,12 +203,19 @@ class Engine:
             self._recomputed += fresh - start
             self._prompt_tokens += max(0, min(start + size, len(sequence.request.prompt)) - fresh)
         outputs = []
-        masks = allowed(sampling, logits.shape[1], logits.device)
+        attempts = Attempts()
+        masks: list[torch.Tensor | None] = []
+        for sequence in sampling:
+            masks += attempts.of(sequence, partial(allowed, [sequence], logits.shape[1], logits.device)) or [None]
         drawn = sample(logits, sampling, masks) if sampling else []
-        tokens = [sequence.settle(token) for sequence, token in zip(sampling, drawn, strict=True)]
+        tokens = [
+            token if (settled := attempts.of(sequence, partial(sequence.settle, token))) is None else settled
+            for sequence, token in zip(sampling, drawn, strict=True)
+        ]
         scores = score(logits, sampling, tokens)
         for sequence, token, known in zip(sampling, tokens, scores, strict=True):
-            output = sequence.accept(token, known) if sequence.request.max_new_tokens else sequence.end()
+            speak = partial(sequence.accept, token, known) if sequence.request.max_new_tokens else sequence.end
+            output = attempts.of(sequence, speak) or SequenceOutput(sequence.request.id, "", 0, FAILED)
             self._generated += output.tokens
             if output.finish is not None:
                 del self._sequences[output.id]

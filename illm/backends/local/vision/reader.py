@@ -48,7 +48,8 @@ class Budget:
 
     def __init__(self, limit: int = WAITING) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        # Re-entered where garbage is collected inside it, and a picture was part of that.
+        self._lock = threading.RLock()
         self.held = 0
 
     def hold(self, picture: Any, size: int) -> None:

@@ -39,6 +39,11 @@ CASES = {
         r'<tool_call>{"name": "f", "arguments": "{\"a\": \"\\n\"}"}</tool_call>',
         call("f", r'{"a": "\n"}'),
     ),
+    "hermes: half a pair of surrogates in text in text": (
+        "hermes",
+        r'<tool_call>{"name": "f", "arguments": "{\"a\": \"\ud83d\"}"}</tool_call>',
+        call("f", r'{"a": "\ud83d"}'),
+    ),
     "hermes: no arguments": ("hermes", '<tool_call>{"name": "f"}</tool_call>', call("f", "{}")),
     "hermes: null arguments": ("hermes", '<tool_call>{"name": "f", "arguments": null}</tool_call>', call("f", "{}")),
     "hermes: a line break inside a string": (

@@ -1,6 +1,7 @@
 """Reading a request's images: what is refused, with its place, and what is held meanwhile."""
 
 import gc
+import threading
 from base64 import b64encode
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytest.importorskip("PIL", reason="the extra `local` is not installed")
 
-from illm.backends.local.engine.illustrated import Illustrated  # noqa: E402
+from illm.backends.local.engine.illustrated import Illustrated, Picture  # noqa: E402
 from illm.backends.local.vision.load import load_processor  # noqa: E402
 from illm.backends.local.vision.prompt import VisionRenderer  # noqa: E402
 from illm.backends.local.vision.reader import Budget, PictureReader  # noqa: E402
@@ -151,3 +152,20 @@ def test_positions_go_on_behind_a_grid(renderer):
     end = len(prompt)
     assert prompt.positions(end - 1, end + 2).tolist() == [[end - 4, end - 3, end - 2]] * 3
     assert prompt.positions(0, 2).tolist() == [[0, 1]] * 3
+
+
+def test_a_picture_that_is_collected_while_another_is_counted_holds_nobody_up():
+    """The collector may run anywhere, and so what it calls may too: within the very lines that count."""
+    budget, held = Budget(100), [Picture(b"a", {}, 1)]
+
+    class Collecting(int):
+        def __radd__(self, other):
+            held.clear()
+            return int(self) + other
+
+    budget.hold(held[0], 7)
+    counting = threading.Thread(target=budget.hold, args=(Nobody, Collecting(5)), daemon=True)
+    counting.start()
+    counting.join(30)
+    assert not counting.is_alive()
+    assert not held
