@@ -31,7 +31,7 @@ class AsyncioWire(asyncio.Protocol):
             self.receiver.received(data)  # type: ignore[union-attr]  # set before the loop reads
 
     def eof_received(self) -> bool:
-        self._end(broken=False)
+        self._end(broken=not self._all_was_said())
         # Kept open, so that an answer can still be sent; TLS has no halves.
         return self._transport.get_extra_info("sslcontext") is None
 
@@ -89,6 +89,14 @@ class AsyncioWire(asyncio.Protocol):
             if reset:
                 reset_on_close(self.socket)
             self._transport.abort()
+
+    def _all_was_said(self) -> bool:
+        """Whether the other side ended the stream: with TLS, anybody on the way can end the connection below it."""
+        tls = self._transport.get_extra_info("ssl_object")
+        try:
+            return tls is None or not tls.read(1)  # nothing asyncio offers tells of the farewell
+        except OSError:  # TLS waits for more
+            return False
 
     def _end(self, *, broken: bool) -> None:
         if not self._ended:

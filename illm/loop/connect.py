@@ -61,7 +61,7 @@ async def _wired(raw: socket.socket, receiver: Receiver, host: str | None, tls: 
         if loop is None:
             stream: ByteStream = await SocketStream.from_socket(raw)
             if tls is not None:
-                stream = await TLSStream.wrap(stream, hostname=host, ssl_context=tls, standard_compatible=False)
+                stream = await TLSStream.wrap(stream, hostname=host, ssl_context=tls)
             driven = StreamWire(stream, receiver)
             # Not in a task group: one that is cancelled would tell the owner that the connection broke.
             hold(partial(_run, driven), "illm:wire")

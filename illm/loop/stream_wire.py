@@ -50,7 +50,8 @@ class StreamWire:
         finally:
             self._end(broken=True)
             try:
-                await anyio.aclose_forcefully(self._stream)
+                with suppress(*_GONE, anyio.EndOfStream):  # TLS would say farewell, even to who has gone without
+                    await anyio.aclose_forcefully(self._stream)
             finally:  # a task that is being cancelled is told so there, too
                 self._receiver.closed()
 

@@ -5,7 +5,6 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from illm.server.scope import address_of
@@ -20,7 +19,7 @@ def bind(host: str | None, port: int, uds: str | None, backlog: int, *, shared: 
     Args:
         host: an address or a name, which is looked up here; None for every interface.
         port: 0 lets the system choose, one port for all addresses.
-        uds: a Unix socket's path, instead; a socket that is there already is replaced.
+        uds: a Unix socket's path, instead; a socket there that nobody listens on any more is replaced.
         backlog: connections the kernel may hold.
         shared: let other sockets be bound to the same address, where the system spreads connections among them.
 
@@ -80,9 +79,8 @@ def _bind_address(family: int, address: tuple[object, ...], backlog: int, *, sha
 
 
 def _bind_path(path: str, backlog: int) -> socket.socket:
-    with suppress(OSError):
-        if stat.S_ISSOCK(Path(path).stat().st_mode):
-            Path(path).unlink()
+    if _abandoned(path):
+        Path(path).unlink(missing_ok=True)
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         raw.setblocking(False)
@@ -92,3 +90,15 @@ def _bind_path(path: str, backlog: int) -> socket.socket:
         raw.close()
         raise
     return raw
+
+
+def _abandoned(path: str) -> bool:
+    """Whether there is a socket nobody listens on: what a server leaves behind, since closing removes no path."""
+    try:
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return False
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        return asking.connect_ex(path) == errno.ECONNREFUSED  # a full queue answers otherwise: somebody owns it

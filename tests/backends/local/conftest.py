@@ -106,6 +106,34 @@ def tiny_llama(byte_tokenizer):
 
 
 @pytest.fixture
+def varied_llama(tmp_path, byte_tokenizer):
+    """Return a function that writes a random Llama whose greedy output is varied; gives directory, model, tokenizer."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+
+    def write(template: str, *, seed: int, context: int, more: tuple[str, ...] = (), **sizes: int):
+        torch.manual_seed(seed)
+        tokenizer = byte_tokenizer(template, more)
+        config = transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=context,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+            **{"hidden_size": 48, "intermediate_size": 64} | sizes,
+        )
+        model = transformers.LlamaForCausalLM(config).eval()
+        model.save_pretrained(tmp_path / "tiny")
+        tokenizer.save_pretrained(tmp_path / "tiny")
+        return tmp_path / "tiny", model, tokenizer
+
+    return write
+
+
+@pytest.fixture
 def reciting(tmp_path, byte_tokenizer):
     """Return a function that makes a model with a template, and with a text for its answer to one request."""
     pytest.importorskip("torch")

@@ -1,6 +1,7 @@
 """Answers of a given form, the whole way: HTTP, the official client, a random model that would write anything."""
 
 import json
+import os
 
 import anyio
 import orjson
@@ -29,29 +30,14 @@ PERSON = {
 
 
 @pytest.fixture
-def tiny(tmp_path, byte_tokenizer):
-    torch.manual_seed(3)
-    tokenizer = byte_tokenizer("{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    directory = tmp_path / "tiny"
-    transformers.LlamaForCausalLM(config).eval().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+def tiny(varied_llama):
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    directory, _, _ = varied_llama(template, seed=3, context=CONTEXT)
     return directory
 
 
-def serving(directory):
-    return gateway.serving(model=str(directory), threads=1)
+def serving(directory, **options):
+    return gateway.serving(model=str(directory), threads=1, **options)
 
 
 def asked(seed=1, **more):
@@ -143,6 +129,19 @@ async def test_rows_of_one_batch_do_not_know_of_each_other(tiny):
             for at in range(len(kinds)):
                 tasks.start_soon(ask, at)
     assert together == alone
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a system that hands sockets to child processes")
+async def test_in_a_process_of_its_own_the_same_is_kept_and_refused(tiny):
+    kinds = [schema(), {"structured_outputs": {"regex": "[a-z ]{20,}"}, "temperature": 0}]
+    async with serving(tiny) as client:
+        expected = [await answer(client, **kind) for kind in kinds]
+    async with serving(tiny, engine="process") as client:
+        assert [await answer(client, **kind) for kind in kinds] == expected
+        assert await streamed(client, **kinds[0]) == expected[0]
+        refused = await client.post("/v1/chat/completions", json=asked(structured_outputs={"regex": "(a"}))
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "structured_outputs.regex")
+        assert await answer(client, **kinds[1]) == expected[1]
 
 
 @pytest.mark.parametrize(

@@ -19,27 +19,10 @@ CONTEXT = 4096
 
 
 @pytest.fixture
-def tiny(tmp_path, byte_tokenizer):
+def tiny(varied_llama):
     """A random model whose greedy output is varied and, with no end token in reach, long."""
-    torch.manual_seed(3)
-    tokenizer = byte_tokenizer("{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = transformers.LlamaForCausalLM(config)
-    directory = tmp_path / "tiny"
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory, model.eval(), tokenizer
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    return varied_llama(template, seed=3, context=CONTEXT)
 
 
 def serving(directory, **options):

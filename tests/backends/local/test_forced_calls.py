@@ -14,27 +14,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
 
 @pytest.fixture
-def random_model(tmp_path, byte_tokenizer):
+def random_model(varied_llama):
     """Return a function that makes a model which has learnt nothing, with a template."""
 
     def make(template: str, more: tuple[str, ...] = ()):
-        torch.manual_seed(5)
-        tokenizer = byte_tokenizer(template, more)
-        config = transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            initializer_range=0.3,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "random")
-        tokenizer.save_pretrained(tmp_path / "random")
-        return tmp_path / "random"
+        directory, _, _ = varied_llama(template, seed=5, context=2048, more=more, hidden_size=32, intermediate_size=48)
+        return directory
 
     return make
 

@@ -4,12 +4,13 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
 import trustme
 from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSStream
 
 from backends.remote.echo import answer, failure, running, text
 from backends.remote.fake_server import (
@@ -318,3 +319,37 @@ async def test_running_out_of_descriptors_is_our_fault_and_not_the_servers(monke
                 assert (await failure(ref)).kind is Kind.OVERLOADED
             assert ref.state == "ready"
             assert await text(ref) == "fine"
+
+
+@pytest.mark.parametrize("farewell", [True, False], ids=["ended", "cut"])
+async def test_an_answer_without_a_length_ends_with_the_farewell_of_tls_and_with_nothing_else(
+    farewell: bool, authority: trustme.CA, certificate: ssl.SSLContext, tmp_path
+):
+    """Anybody on the way can close a TCP connection; only the server can say that this was all."""
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+
+    async def answer_once(raw: ByteStream) -> None:
+        stream = await TLSStream.wrap(raw, server_side=True, ssl_context=certificate, standard_compatible=False)
+        async with raw:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\n\r\nall there is")
+            if farewell:
+                stream.standard_compatible = True
+                with suppress(anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                    await stream.aclose()
+
+    with anyio.fail_after(10):
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        port = listener.extra(SocketAttribute.local_port)
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, answer_once)
+            receiver = Connection()
+            address = parse_address(f"https://127.0.0.1:{port}")
+            await receiver.open(Server("echo", 0, address, trust(str(ca))))
+            receiver.send(b"GET / HTTP/1.1\r\n\r\n")
+            while said := await receiver.receive():
+                pass
+            assert said == (b"" if farewell else None)
+            receiver.close()
+            tasks.cancel_scope.cancel()

@@ -152,6 +152,15 @@ def waiting():
     return [request(number, prompt(length)) for number, length in enumerate(LENGTHS)]
 
 
+def answers_one_at_a_time(engine, waiting, expected):
+    for one in waiting:
+        engine.add(one)
+    engine.step()
+    assert engine.stats.running == 1
+    said = run(engine)
+    assert [said[number][-NEW + 1 :] for number in range(len(expected))] == [answer[1:] for answer in expected]
+
+
 @pytest.mark.parametrize("keeping", [Keeping.ONE, Keeping.NOTHING])
 def test_a_model_that_keeps_its_past_badly_is_served_all_the_same(model, expected, waiting, keeping, monkeypatch):
     original = OwnCacheRunner.run
@@ -163,13 +172,7 @@ def test_a_model_that_keeps_its_past_badly_is_served_all_the_same(model, expecte
         return original(self, pieces)
 
     monkeypatch.setattr(OwnCacheRunner, "run", refuse)
-    engine = TransformersEngine(model, spell, kv_tokens=1024)
-    for one in waiting:
-        engine.add(one)
-    engine.step()
-    assert engine.stats.running == 1
-    said = run(engine)
-    assert [said[number][-NEW + 1 :] for number in range(len(expected))] == [answer[1:] for answer in expected]
+    answers_one_at_a_time(TransformersEngine(model, spell, kv_tokens=1024), waiting, expected)
 
 
 def test_a_model_whose_past_is_in_its_modules_has_one_sequence_at_a_time(model, expected, waiting, monkeypatch):
@@ -190,13 +193,7 @@ def test_a_model_whose_past_is_in_its_modules_has_one_sequence_at_a_time(model, 
 
     monkeypatch.setattr(OwnCacheRunner, "_decode", share)
     monkeypatch.setattr(OwnCacheRunner, "_forward", remember)
-    engine = TransformersEngine(model, spell, kv_tokens=1024)
-    for one in waiting:
-        engine.add(one)
-    engine.step()
-    assert engine.stats.running == 1
-    said = run(engine)
-    assert [said[number][-NEW + 1 :] for number in range(len(expected))] == [answer[1:] for answer in expected]
+    answers_one_at_a_time(TransformersEngine(model, spell, kv_tokens=1024), waiting, expected)
 
 
 def test_what_gives_other_logits_each_time_is_refused(model, monkeypatch):
