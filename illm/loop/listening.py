@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ PAUSE = 0.1
 """Seconds until the next try where accepting failed: most often there are no descriptors left."""
 _BURST = 64
 """Connections accepted in a row before others may run."""
+# From 3.13 on a server's end removes its path, where other workers accept still.
+_KEPT: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class Owner(Receiver, Protocol):
@@ -48,8 +51,9 @@ async def accept_from(
                     accepting.start_soon(_accept, raw, make, tasks)
         else:
             for raw in sockets:
-                create = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-                servers.append(await create(lambda: _Accepted(make()), sock=raw))
+                unix = raw.family == socket.AF_UNIX
+                create = loop.create_unix_server if unix else loop.create_server
+                servers.append(await create(lambda: _Accepted(make()), sock=raw, **(_KEPT if unix else {})))
                 # Said afterwards: asyncio would also try as many accepts in a row, and log each that fails.
                 raw.listen(backlog)
             await anyio.sleep_forever()
