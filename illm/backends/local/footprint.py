@@ -37,7 +37,11 @@ def footprint(source: Source, config: Config) -> int:
     held = _held(described)
     loaded = _loaded(held, _wanted(source, config), config)
     weights = _weights(directory) * _BYTES[loaded] // _BYTES[held]
-    return weights + (_kv(described, _BYTES[loaded], config) if source.kind in _GENERATING else 0)
+    if source.kind not in _GENERATING:
+        return weights
+    if config.quantize == "int8":  # beside the exact weights, which many rows and the embedding still want
+        weights += weights // _BYTES[loaded]
+    return weights + _kv(described, _BYTES[loaded], config)
 
 
 def _fetched(source: Source) -> Path | None:

@@ -41,6 +41,14 @@ def test_weights_and_as_many_keys_as_are_taken(directory, held, options, weights
     assert footprint(source(directory(dtype=held)), config) == weights + 50 * EACH * size
 
 
+def test_weights_in_eight_bits_lie_beside_the_exact_ones(directory):
+    exact, int8 = (
+        footprint(source(directory()), Config(kv_tokens=50, dtype="bfloat16", quantize=quantize))
+        for quantize in ("none", "int8")
+    )
+    assert int8 - exact == 250  # a byte for each of the weights that are 1,000 bytes as float32
+
+
 def test_without_a_word_the_keys_of_as_many_contexts_as_there_are_sequences(directory):
     assert footprint(source(directory()), Config(max_sequences=3)) == 1000 + 3 * 128 * EACH * 4
     assert footprint(source(directory()), Config()) == 1000 + 64 * 128 * EACH * 4
