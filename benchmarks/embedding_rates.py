@@ -1,9 +1,12 @@
 """Embeddings over HTTP beside sentence-transformers' own `encode`, over the same packaged model and the same requests.
 
-    python -m benchmarks.embedding_rates [--rounds 3] [--requests 2] [--output FILE]
+    python -m benchmarks.embedding_rates [--rounds 3] [--requests 2] [--beside URL] [--output FILE]
 
 Needs an environment with the extras `local` and `demo`, and sentence-transformers.  Rounds are interleaved: a loop of
-`encode`, one client, eight clients, one short input at a time.  While one of them works the others rest.
+`encode`, one client, eight clients, one short input at a time.  While one of them works the others rest.  `--beside`
+names another server that serves the same model, such as infinity:
+
+    infinity_emb v2 --model-id DIRECTORY --engine torch --device cpu --dtype float32 --url-prefix /v1
 """
 
 import argparse
@@ -69,12 +72,13 @@ class Gateway:
             list(pool.map(self.embed, lists))
 
 
-def measure(rounds: int, requests: int) -> dict[str, Any]:
+def measure(rounds: int, requests: int, beside: str | None = None) -> dict[str, Any]:
     """Return inputs a second of each way, round by round, and the milliseconds of one short input.
 
     Args:
         rounds: how often each way has its turn.
         requests: lists of `INPUTS` texts in each turn of it.
+        beside: the address of another server, without `/v1`.
     """
     warnings.simplefilter("ignore")
     import sentence_transformers
@@ -103,18 +107,28 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
             "one_client": lambda lists: gateway.at_once(lists, 1),
             "eight_clients": lambda lists: gateway.at_once(lists, CLIENTS),
         }
+        singles: dict[str, Callable[[], object]] = {
+            "over_http": lambda: gateway.embed([SHORT]),
+            "encode": lambda: encode([SHORT], show_progress_bar=False),
+            "bare_model": bare,
+        }
+        if beside is not None:
+            other = Gateway(beside)
+            other.embed(texts(0))
+            ways["other_one_client"] = lambda lists: other.at_once(lists, 1)
+            ways["other_eight_clients"] = lambda lists: other.at_once(lists, CLIENTS)
+            singles["other_over_http"] = lambda: other.embed([SHORT])
         rates: dict[str, list[float]] = {name: [] for name in ways}
-        short: dict[str, list[float]] = {"bare_model": [], "encode": [], "over_http": []}
+        short: dict[str, list[float]] = {name: [] for name in singles}
         for number in range(rounds):
             lists = [texts(number * 1000 + at + 1) for at in range(requests)]
             for name, way in ways.items():
                 # Eight clients share what one client asks for: as many inputs, in lists an eighth as long.
                 shared = [one[at::CLIENTS] for one in lists for at in range(CLIENTS)]
-                given = shared if name == "eight_clients" else lists
+                given = shared if name.endswith("eight_clients") else lists
                 rates[name].append(requests * INPUTS / timed(partial(way, given)))
-            short["over_http"] += [1e3 * timed(lambda: gateway.embed([SHORT])) for _ in range(SINGLES)]
-            short["encode"] += [1e3 * timed(lambda: encode([SHORT], show_progress_bar=False)) for _ in range(SINGLES)]
-            short["bare_model"] += [1e3 * timed(bare) for _ in range(SINGLES)]
+            for name, single in singles.items():
+                short[name] += [1e3 * timed(single) for _ in range(SINGLES)]
     return {
         "threads": torch.get_num_threads(),
         "inputs_per_s": rates,
@@ -122,7 +136,8 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
             name: statistics.median(
                 rate / base for rate, base in zip(rates[name], rates["sentence_transformers"], strict=True)
             )
-            for name in ("one_client", "eight_clients")
+            for name in ways
+            if name != "sentence_transformers"
         },
         "short_p50_ms": {name: statistics.median(times) for name, times in short.items()},
     }
@@ -133,9 +148,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=2)
+    parser.add_argument("--beside", metavar="URL")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    found = json.dumps(measure(given.rounds, given.requests), indent=1)
+    found = json.dumps(measure(given.rounds, given.requests, given.beside), indent=1)
     if given.output is not None:
         given.output.write_text(found + "\n", encoding="utf-8")
     sys.stdout.write(found + "\n")
