@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
 
+from illm.backends.local.give_way import give_way
 from illm.backends.local.work import Answered, Batch, Work
 from illm.core.capabilities import Capability
 from illm.core.events import Failed
@@ -209,6 +210,7 @@ class EngineThread:
             self._gone()
 
     def _run(self) -> None:
+        give_way()
         error = self._live()
         self._work = None
         if error is not None:
