@@ -15,6 +15,10 @@ from dataclasses import dataclass
 Row = tuple[int, int]
 """A call's key, and the row's place in that call."""
 
+_CHOICE = 4
+"""Passes' worth of rows that one is chosen from: the calls of many clients have to be looked at together, or the few
+rows of like length that each has make small passes with much padding."""
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -67,9 +71,9 @@ class FairPasses:
         return taken
 
     def _candidates(self, line: Sequence[int]) -> Mapping[int, list[tuple[int, int]]]:
-        """Take rows off the front of the line's calls, until they would fill a pass; at least one."""
+        """Take rows off the front of the line's calls, until they would fill a few passes; at least one."""
         found: dict[int, list[tuple[int, int]]] = {}
-        room = self.budget
+        room = _CHOICE * self.budget
         for key in line:
             rows = self._calls[key].rows
             found[key] = []

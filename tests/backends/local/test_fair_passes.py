@@ -76,6 +76,19 @@ def test_rows_of_several_calls_share_a_pass_where_their_lengths_are_alike():
     assert [len(batch) for batch in drained(passes)] == [1, 1]
 
 
+def test_the_rows_of_many_clients_make_hardly_more_passes_than_those_of_one():
+    rng = random.Random(0)
+    lengths = [min(200, max(3, int(rng.lognormvariate(3.2, 0.8)))) for _ in range(256)]
+    counts = []
+    for clients in (1, 8):
+        passes = FairPasses(2048)
+        for key in range(clients):
+            passes.add(key, lengths[key::clients])
+        counts.append(len(list(drained(passes))))
+    alone, shared = counts
+    assert shared <= 1.1 * alone
+
+
 def test_a_call_without_rows_waits_for_nothing():
     passes = FairPasses(10)
     passes.add(1, [])
