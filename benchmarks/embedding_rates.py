@@ -2,14 +2,15 @@
 
     python -m benchmarks.embedding_rates [--rounds 3] [--requests 2] [--beside URL] [--output FILE]
 
-Needs an environment with the extras `local` and `demo`, and sentence-transformers.  Rounds are interleaved: a loop of
-`encode`, one client, eight clients, one short input at a time.  While one of them works the others rest.  `--beside`
-names another server that serves the same model, such as infinity:
+Needs an environment with the extras `local` and `demo`, sentence-transformers and openai.  Rounds are interleaved: a
+loop of `encode`, one client, eight clients, one short input at a time.  While one of them works the others rest.
+`--beside` names another server that serves the same model, such as infinity:
 
     infinity_emb v2 --model-id DIRECTORY --engine torch --device cpu --dtype float32 --url-prefix /v1
 """
 
 import argparse
+import http.client
 import json
 import random
 import statistics
@@ -72,6 +73,32 @@ class Gateway:
             list(pool.map(self.embed, lists))
 
 
+class Lean:
+    """A client that costs little: the standard library's, on one connection.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=600)
+
+    def embed(self, inputs: Sequence[str]) -> None:
+        """Embed, in base64; the vectors are not decoded."""
+        try:
+            answer = self._ask(inputs)
+        except ConnectionError:  # it rested for longer than the server holds a connection open
+            self._connection.close()
+            answer = self._ask(inputs)
+        if answer.status != 200 or len(json.loads(answer.read())["data"]) != len(inputs):
+            raise RuntimeError(f"{answer.status}")
+
+    def _ask(self, inputs: Sequence[str]) -> http.client.HTTPResponse:
+        body = json.dumps({"input": inputs, "encoding_format": "base64"})
+        self._connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+        return self._connection.getresponse()
+
+
 def measure(rounds: int, requests: int, beside: str | None = None) -> dict[str, Any]:
     """Return inputs a second of each way, round by round, and the milliseconds of one short input.
 
@@ -81,6 +108,7 @@ def measure(rounds: int, requests: int, beside: str | None = None) -> dict[str, 
         beside: the address of another server, without `/v1`.
     """
     warnings.simplefilter("ignore")
+    import openai
     import sentence_transformers
     import torch
 
@@ -99,8 +127,10 @@ def measure(rounds: int, requests: int, beside: str | None = None) -> dict[str, 
     listen = ["--host", HOST, "--port", str(port), "--log-level", "error"]
     with started("illm", [*command, *listen]) as server:
         await_answer(server, f"http://{HOST}:{port}/healthz")
-        gateway = Gateway(f"http://{HOST}:{port}")
+        gateway, lean = Gateway(f"http://{HOST}:{port}"), Lean(port)
+        official = openai.OpenAI(base_url=f"http://{HOST}:{port}/v1", api_key="none", timeout=600)
         gateway.embed(texts(0))
+        served = official.models.list().data[0].id
         encode(texts(0), show_progress_bar=False)
         ways: dict[str, Callable[[list[list[str]]], object]] = {
             "sentence_transformers": lambda lists: [encode(one, show_progress_bar=False) for one in lists],
@@ -108,7 +138,9 @@ def measure(rounds: int, requests: int, beside: str | None = None) -> dict[str, 
             "eight_clients": lambda lists: gateway.at_once(lists, CLIENTS),
         }
         singles: dict[str, Callable[[], object]] = {
-            "over_http": lambda: gateway.embed([SHORT]),
+            "over_httpx": lambda: gateway.embed([SHORT]),
+            "over_http_client": lambda: lean.embed([SHORT]),
+            "over_openai": lambda: official.embeddings.create(model=served, input=[SHORT]),
             "encode": lambda: encode([SHORT], show_progress_bar=False),
             "bare_model": bare,
         }

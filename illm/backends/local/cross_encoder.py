@@ -11,6 +11,7 @@ from illm.backends.local.embedder import padded, row_limit, token_events
 from illm.backends.local.encoding import Outcome, Task
 from illm.backends.local.load import load_encoder, prepare_embedder
 from illm.backends.local.model_facts import DType
+from illm.backends.local.packed_encoder import pack_encoder
 from illm.backends.local.pooling import ACTIVATIONS
 from illm.backends.local.sources import Source, read_json
 from illm.backends.local.tokenising import Row, Tokeniser
@@ -81,7 +82,9 @@ def load_cross_encoder(
         pickles=source.pickles,
         head="AutoModelForSequenceClassification",
     )
-    return CrossEncoder(source.served, model, tokenizer, activation, device=device)
+    encoder = CrossEncoder(source.served, model, tokenizer, activation, device=device)
+    pack_encoder(model, device)  # now that a decoder knows its padding, and can be tried
+    return encoder
 
 
 def _ranked(outcomes: Sequence[Outcome], tokens: int) -> tuple[Event, ...]:

@@ -14,6 +14,7 @@ from illm.backends.local.encoding import Outcome, Task
 from illm.backends.local.fair_passes import plan
 from illm.backends.local.load import load_encoder, prepare_embedder
 from illm.backends.local.model_facts import DType, context_length
+from illm.backends.local.packed_encoder import pack_encoder
 from illm.backends.local.pooling import Head
 from illm.backends.local.sentence_files import Recipe, read_recipe
 from illm.backends.local.sources import Source
@@ -189,6 +190,7 @@ def load_embedder(
     model, tokenizer = load_encoder(
         source.served, recipe.transformer, device=device, dtype=dtype, threads=threads, pickles=source.pickles
     )
+    pack_encoder(model, device)
     return Embedder(source.served, model, tokenizer, recipe, device=device)
 
 
