@@ -13,7 +13,7 @@ from illm.actors.ref import Served
 from illm.backends.local.actor import Driver, LocalActor, Slot
 from illm.backends.local.demo import has_listener
 from illm.backends.local.footprint import footprint
-from illm.backends.local.loaders import Missing, cores, find_named, load_model
+from illm.backends.local.loaders import Missing, cores, find_named, load_behind, load_model
 from illm.backends.local.offers import CAPABILITIES, GENERATING, KINDS, SUPPORTED, capabilities
 from illm.backends.local.process import EngineProcess
 from illm.backends.local.sources import Source, is_hub_id, resolve_requested
@@ -67,6 +67,7 @@ class Local:
             named.append(self._ranking)
         # A second full set of OpenMP threads slows a text model beside it, whether or not both work.
         alone = not config.allow_models and not any(source.kind in GENERATING for source in named)
+        self._alone = alone
         self._encoding = replace(config, threads=config.threads or (cores() if alone else max(1, cores() // 2)))
         self._audio = self._find_audio()
         if self._audio is not None and self._audio is not self._main:
@@ -131,9 +132,9 @@ class Local:
 
     def _serve(self, source: Source | Missing, *, named: bool) -> Served:
         slot = self._slots.setdefault(source.served, Slot())
-        load: Callable[..., Work] = partial(
-            load_model, source, self._config if source.kind in GENERATING else self._encoding
-        )
+        load: Callable[..., Work] = partial(load_model if self._alone else load_behind, source, self._encoding)
+        if source.kind in GENERATING:
+            load = partial(load_model, source, self._config)
         drive: Callable[..., Driver] = partial(EngineProcess, note=slot.note)
         if self._config.engine == "thread":
             load, drive = partial(load, slot.note), EngineThread

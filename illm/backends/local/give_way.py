@@ -3,6 +3,9 @@
 A model takes every core for as long as it gets it.  With all threads alike, Linux lets one that computes go on to the
 end of its slice, some milliseconds, before the event loop runs that has just been woken: every request of every other
 backend waits for that.
+
+So do models to each other: beside an embedder as eager as itself, a language model has to wait for a slice of its at
+every one of the hundreds of points in a step where its threads meet.
 """
 
 import os
@@ -11,7 +14,7 @@ import threading
 from contextlib import suppress
 
 STEPS = 5
-"""How much nicer than the process; a core that nobody else wants is still wholly theirs."""
+"""How much nicer each time; a core that nobody else wants is still wholly theirs, and none is ever denied one."""
 _NICEST = 19
 
 

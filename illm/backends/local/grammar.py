@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from illm.backends.local.closing import Closer
+from illm.backends.local.engine.sequence import NO_TOKEN
 from illm.backends.local.schema_errors import limits, llguidance, plain_reason, where
 from illm.backends.local.token_bytes import TokenBytes
 from illm.errors import GatewayError, Kind
@@ -30,17 +31,25 @@ class Way:
         closer: of the same tokenizer.
         closing: what completes the text from here, if that is known.
         ends: tokens that end a text in the grammar engine's eyes, at least one.
+        end: the one of them to end a text with, `NO_TOKEN` where the model has logits for none.
         barred: those of them that this sequence may not choose.
     """
 
     __slots__ = (
-        "_barred", "_closer", "_closing", "_ends", "_matcher", "_pause", "_ready", "_waits", "cut", "finished",
+        "_barred", "_closer", "_closing", "_end", "_ends", "_matcher", "_pause", "_ready", "_waits", "cut", "finished",
     )  # fmt: skip
 
     def __init__(
-        self, matcher: Any, closer: Closer, closing: list[int] | None, ends: Sequence[int], barred: Collection[int]
+        self,
+        matcher: Any,
+        closer: Closer,
+        closing: list[int] | None,
+        ends: Sequence[int],
+        end: int,
+        barred: Collection[int],
     ) -> None:
-        self._matcher, self._closer, self._closing, self._ends, self._barred = matcher, closer, closing, ends, barred
+        self._matcher, self._closer, self._closing = matcher, closer, closing
+        self._ends, self._end, self._barred = ends, end, barred
         self._ready: bytes | None = None
         self._pause = self._waits = 0
         self.finished = self.cut = False
@@ -93,8 +102,10 @@ class Way:
     def _close(self, token: int) -> int:
         """Take the known closing's next token instead of `token`; end here where there is none."""
         if not self._closing:
-            self.finished = self.cut = True
-            return self._ends[0]
+            # Where only an end could follow and was barred (`min_tokens`), nothing was cut off.
+            self.cut = self.cut or not (self._matcher.is_accepting() and self._at_end())
+            self.finished = True
+            return self._end
         forced, self._closing = self._closing[0], self._closing[1:]
         self.cut = self.cut or forced != token
         good = self._matcher.consume_token(forced)
@@ -111,15 +122,15 @@ class Way:
 class CompiledGrammar:
     """A grammar ready to be followed; see `engine.constraint.Grammar`."""
 
-    def __init__(self, matcher: Any, closer: Closer, eos: frozenset[int]) -> None:
-        self._matcher, self._closer, self._eos = matcher, closer, eos
+    def __init__(self, matcher: Any, closer: Closer, eos: frozenset[int], end: int) -> None:
+        self._matcher, self._closer, self._eos, self._end = matcher, closer, eos, end
         self._closing = closer.find(matcher, None)
 
     def start(self, eos: Collection[int]) -> Way:
         """See `Grammar.start`."""
         closing = None if self._closing is None else list(self._closing)
-        barred = sorted(self._eos - frozenset(eos))
-        return Way(self._matcher.deep_copy(), self._closer, closing, self._closer.ends, barred)
+        barred = [end for end in self._closer.ends if end in self._eos and end not in eos]
+        return Way(self._matcher.deep_copy(), self._closer, closing, self._closer.ends, self._end, barred)
 
 
 class GrammarCompiler:
@@ -135,6 +146,8 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Any, vocabulary: int, eos: frozenset[int]) -> None:
         self._hf, self._vocabulary, self._eos = tokenizer, vocabulary, eos
+        # A tokenizer may know more tokens than its model.
+        self._end = min((token for token in eos if token < vocabulary), default=NO_TOKEN)
         self._lock = threading.Lock()
         self._made: tuple[Any, Closer] | None = None
         self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
@@ -170,7 +183,7 @@ class GrammarCompiler:
             if matcher.is_error():
                 at = param if schema is None else where(schema, param)
                 raise _bad(at, plain_reason(matcher.get_error()))
-            compiled = CompiledGrammar(matcher, closer, self._eos)
+            compiled = CompiledGrammar(matcher, closer, self._eos, self._end)
             self._kept[text] = compiled
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -196,7 +209,7 @@ class GrammarCompiler:
             message = "This model's tokenizer spells its tokens in a way that is not known: it cannot follow a grammar."
             raise GatewayError(Kind.CAPABILITY, message, param="model")
         tokens += [b""] * (self._vocabulary - len(tokens))
-        eos = sorted(self._eos)
+        eos = [token for token in sorted(self._eos) if token < len(tokens)]
         if not eos:  # one that no logit belongs to
             eos = [len(tokens)]
             tokens.append(b"")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from illm.backends.local.answers import AnswerStyle
 from illm.backends.local.frames import Note
+from illm.backends.local.give_way import give_way
 from illm.backends.local.grammar import GrammarCompiler
 from illm.backends.local.progress import report_to
 from illm.backends.local.sources import DEMO_EMBEDDER, DEMO_LISTENER, ModelKind, Source, kind_in, resolve_named
@@ -51,6 +52,15 @@ def load_model(source: Source | Missing, config: Config, note: Note) -> Work:
     if isinstance(found, Missing):
         raise found.error
     return _LOADERS[source.kind](found, config, note)
+
+
+def load_behind(source: Source | Missing, config: Config, note: Note) -> Work:
+    """Load one model beside others that stream: its threads give way to theirs, as its answers come whole.
+
+    Arguments and errors as `load_model`.
+    """
+    give_way()
+    return load_model(source, config, note)
 
 
 _NAMED: dict[str, ModelKind] = {"embedding": "embedding", "rerank": "rerank", "audio": "audio"}

@@ -40,6 +40,8 @@ def refuse_impossible(request: Generate, sampling: Sampling, vocabulary: int) ->
     chat = isinstance(request, Chat)
     told = request.body.get
     best_of, limit = sampling.best_of or sampling.n, sampling.max_tokens
+    # What the client may make smaller: of the three the first that it has sent.
+    many = "best_of" if sampling.best_of is not None else "n" if sampling.n > 1 else "prompt"
     prompts = 1 if isinstance(request, Chat) else len(request.prompts)
     unknown = max((*sampling.stop_token_ids, *map(int, sampling.logit_bias or ())), default=-1)
     # In this order: of several mistakes the first is complained about.
@@ -54,7 +56,7 @@ def refuse_impossible(request: Generate, sampling: Sampling, vocabulary: int) ->
         ),
         (best_of < sampling.n, "best_of", f"expected at least n, which is {sampling.n}"),
         (best_of > sampling.n and request.stream, "best_of", "more than n cannot be streamed: the best is known last"),
-        (best_of * prompts > MOST_SEQUENCES, "best_of", f"prompts times best_of must be at most {MOST_SEQUENCES}"),
+        (best_of * prompts > MOST_SEQUENCES, many, f"at most {MOST_SEQUENCES} answers to all prompts are possible"),
         (limit is not None and sampling.min_tokens > limit, "min_tokens", f"expected at most max_tokens ({limit})"),
         (
             unknown >= vocabulary,

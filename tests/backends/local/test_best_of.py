@@ -120,6 +120,8 @@ def asking(request, **body):
         (completion("x", n=3, best_of=2), "best_of"),
         (replace(completion("x", best_of=2), stream=True), "best_of"),
         (completion(*"xyz", best_of=100), "best_of"),
+        (completion(*"xyz", n=100), "n"),
+        (completion(*"x" * 257), "prompt"),
         (completion("x", logit_bias={"1000": 1.0}), "logit_bias"),
         (completion("x", stop_token_ids=(1000,)), "stop_token_ids"),
         (completion("x", min_tokens=3, max_tokens=2), "min_tokens"),

@@ -30,7 +30,8 @@ class Constraint(Protocol):
             left: how many tokens may follow it.
 
         Returns:
-            the token to go on with: the sampled one, unless the text could not be completed behind it any more.
+            the token to go on with: the sampled one, unless the text could not be completed behind it any more;
+            `NO_TOKEN` where the text ends and no token says so.
         """
 
 

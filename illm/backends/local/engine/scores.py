@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from illm.backends.local.engine.sampler import top
-from illm.backends.local.engine.sequence import LiveSequence, Score
+from illm.backends.local.engine.sequence import NO_TOKEN, LiveSequence, Score
 
 
 def score(logits: torch.Tensor, sequences: Sequence[LiveSequence], chosen: Sequence[int]) -> list[Score | None]:
@@ -17,14 +17,16 @@ def score(logits: torch.Tensor, sequences: Sequence[LiveSequence], chosen: Seque
     Args:
         logits: `(len(sequences), vocabulary)`, any floating type.
         sequences: whose they are.
-        chosen: one token id for each.
+        chosen: one token id for each, or `NO_TOKEN`.
 
     Returns:
-        one score for each; None for those that did not ask.
+        one score for each; None for those that did not ask, or have no token.
     """
     with torch.inference_mode():
         return [
-            None if sequence.request.logprobs is None else _score(row, token, sequence.request.logprobs)
+            None
+            if sequence.request.logprobs is None or token == NO_TOKEN
+            else _score(row, token, sequence.request.logprobs)
             for row, sequence, token in zip(logits, sequences, chosen, strict=True)
         ]
 

@@ -115,6 +115,9 @@ class Score:
 
 _SCORED_PIECE = 128
 
+NO_TOKEN = -1
+"""What a text goes on with where it ends as it is: its tokenizer has no token that says so."""
+
 FAILED = "failed"
 """How a sequence ends that cannot be computed."""
 
@@ -206,18 +209,19 @@ class LiveSequence:
         return self._rng.random()
 
     def settle(self, token: int) -> int:
-        """Return the token to go on with where `token` was sampled: a constraint may insist on another."""
+        """Return the token to go on with where `token` was sampled: a constraint may insist on another, or on none."""
         if self.constraint is None:
             return token
         return self.constraint.take(token, max(0, self.request.max_new_tokens - self.generated - 1))
 
     def accept(self, token: int, score: Score | None = None) -> SequenceOutput:
-        """Append a sampled token and return what may be shown of it, beside its score if it has one."""
-        self.tokens.append(token)
+        """Append what `settle` returned and return what may be shown of it, beside its score if it has one."""
+        count = int(token != NO_TOKEN)
+        self.tokens += [token] * count
         finish: str | None = None
         held = self.constraint
         ends = token in self.request.eos
-        if ends:
+        if ends or not count:
             text, finish = self._detokenizer.close(), "stop"
         elif held is not None and held.finished:
             text, finish = self._detokenizer.feed((token,)) + self._detokenizer.close(), "stop"
@@ -232,7 +236,7 @@ class LiveSequence:
         return SequenceOutput(
             self.request.id,
             shown,
-            1,
+            count,
             "stop" if hit is not None else finish,
             hit,
             None if score is None else replace(score, text=text, ends=ends),
