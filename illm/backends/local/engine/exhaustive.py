@@ -1,15 +1,21 @@
 """One draw from a whole row, for the few rows whose likeliest candidates do not settle it.
 
 A flat distribution, or a choice that does not follow the order of probability (`typical_p`).  A sort would cost as much
-as the model; what is asked for is only ever one border or one place in an order.  So the row is spread over buckets in
-that order, the bucket with the border is found by adding up, and nothing but that bucket is sorted.
+as the model; what is asked for is only ever one border in an order.  A few thousand tokens, taken evenly from the
+row, say about where that is; one pass adds up what is before it, and nothing but the tokens around it is sorted.  Where the
+guess was wrong, the side that it left is looked through in the same way.
 """
+
+import math
 
 import torch
 
 from illm.backends.local.engine.sequence import SequenceRequest
 
-_BUCKETS = 4096
+_FEW = 8192  # tokens that are sorted rather than looked through
+_ASKED = 4096
+_MARGIN = 0.025  # of the weight: about three standard errors of what so many tokens say
+_NOTHING = -120.0  # the exponential of this is no number of float32
 
 
 def draw(logits: torch.Tensor, request: SequenceRequest, luck: float, *, top_k: int = 0) -> int:
@@ -24,63 +30,92 @@ def draw(logits: torch.Tensor, request: SequenceRequest, luck: float, *, top_k: 
     Returns:
         the place of the token in `logits`.
     """
-    values = logits.double()
-    weights = ((values - values.max()) / request.temperature).exp_()
-    ids = weights.gt(0).nonzero().squeeze(1)
-    if len(ids) == 0:  # no numbers at all: any token is as good as another, but it must be one
+    values = logits.float()
+    keys = ((values - values.max()) / request.temperature).clamp_(min=_NOTHING)
+    weights = keys.exp()
+    if not float(weights.sum()) > 0:  # no numbers at all: any token is as good as another, but it must be one
         return int(values.nan_to_num(nan=-torch.inf).argmax())
-    weights = weights[ids]
-    order = -values[ids]
-    if 0 < top_k < len(ids):
-        keep = order <= order.kthvalue(top_k).values
-        ids, weights, order = ids[keep], weights[keep], order[keep]
+    if 0 < top_k < len(keys):
+        around, reached = _around(keys, torch.ones_like(keys), top_k)
+        weights *= keys >= keys[around[(reached < top_k).sum()]]
     if request.top_p < 1:
-        keep = _reaching(order, weights, request.top_p)
-        ids, weights, order = ids[keep], weights[keep], order[keep]
+        _keep(keys, weights, request.top_p)
     if request.min_p > 0:
-        keep = weights >= request.min_p
-        ids, weights, order = ids[keep], weights[keep], order[keep]
+        weights *= weights >= request.min_p
     if request.typical_p < 1:
-        logprobs = (weights / weights.sum()).log_()
-        entropy = -(logprobs * logprobs.exp()).sum()
-        keep = _reaching((logprobs + entropy).abs_(), weights, request.typical_p)
-        ids, weights, order = ids[keep], weights[keep], order[keep]
-    return int(ids[_at(order, weights, luck)])
+        # The same as the distance of log-probability and entropy: what both are relative to goes out of it.
+        mean = float((weights * keys).sum(dtype=torch.float64) / weights.sum(dtype=torch.float64))
+        _keep((keys - mean).abs_().neg_(), weights, request.typical_p)
+    goal = _goal(weights, luck)
+    around, reached = _around(keys, weights, goal)
+    return int(around[(reached < goal).sum()])
 
 
-def _reaching(order: torch.Tensor, weights: torch.Tensor, share: float) -> torch.Tensor:
-    """Return which tokens come first in an order, up to the one with which a share of the weight is reached."""
-    buckets, mass = _spread(order, weights)
-    goal = share * mass[-1]
-    border = int((mass < goal).sum().clamp_(max=len(mass) - 1))
-    keep = buckets < border
-    members, reached, own = _inside(buckets, border, order, weights, mass)
-    keep[members[: max(int((reached - own < goal).sum()), 1)]] = True
-    return keep
+def _goal(weights: torch.Tensor, share: float) -> float:
+    """Return a share of all weight, and no less than what one token is needed for, nor more than all of them have."""
+    total = float(weights.sum(dtype=torch.float64))
+    return min(math.nextafter(share * total, math.inf), total * (1 - 1e-9))
 
 
-def _at(order: torch.Tensor, weights: torch.Tensor, luck: float) -> int:
-    """Return the first token in an order with which more than a share of the weight is reached."""
-    buckets, mass = _spread(order, weights)
-    goal = luck * mass[-1]
-    border = int((mass <= goal).sum().clamp_(max=len(mass) - 1))
-    members, reached, _ = _inside(buckets, border, order, weights, mass)
-    return int(members[int((reached <= goal).sum().clamp_(max=len(members) - 1))])
+def _keep(keys: torch.Tensor, weights: torch.Tensor, share: float) -> None:
+    """Take all weight from those behind the token, in falling order of keys, with which a share of it is reached."""
+    goal = _goal(weights, share)
+    around, reached = _around(keys, weights, goal)
+    last = int((reached < goal).sum())
+    border = keys[around[last]]
+    weights *= keys >= border  # several times as fast as filling by a mask
+    rest = around[last + 1 :]
+    weights[rest[keys[rest] == border]] = 0
 
 
-def _spread(order: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each token's bucket, and the weight up to and with each bucket, the last of which is not empty."""
-    low, high = order.aminmax()
-    buckets = ((order - low) * ((_BUCKETS - 1) / (high - low).clamp(min=1e-12))).long().clamp_(max=_BUCKETS - 1)
-    return buckets, buckets.bincount(weights).cumsum(0)
+def _around(keys: torch.Tensor, weights: torch.Tensor, goal: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return some tokens next to each other, among them the one with which a goal is reached.
+
+    Args:
+        keys: `(tokens,)`; they are in falling order of these, equal ones in order of place.
+        weights: `(tokens,)`, none negative.
+        goal: above 0, and not above their sum.
+
+    Returns:
+        the places of these tokens, in order, with all that are equal to one of them; and the weight of everything up to
+        and with each.
+    """
+    places: torch.Tensor | None = None
+    before = 0.0
+    while len(keys) > _FEW:
+        high, low = _guess(keys, weights, goal - before)
+        above = keys > high
+        over = float((weights * above).sum(dtype=torch.float64))
+        if before + over >= goal:
+            inside = above
+        else:
+            below = keys < low
+            upto = over if high < low else float((weights * (keys >= low)).sum(dtype=torch.float64))
+            behind = before + upto < goal
+            inside = below if behind else above.logical_or_(below).logical_not_()
+            before += upto if behind else over
+        some = inside.nonzero().squeeze(1)
+        if len(some) in (0, len(keys)):  # all of them are equal, or a sum was rounded: nothing to leave out
+            break
+        keys, weights = keys[some], weights[some]
+        places = some if places is None else places[some]
+    lowest, highest = keys.aminmax()
+    if lowest == highest:
+        return torch.arange(len(keys), device=keys.device) if places is None else places, _up_to(before, weights)
+    order = keys.argsort(descending=True, stable=True)
+    return order if places is None else places[order], _up_to(before, weights[order])
 
 
-def _inside(
-    buckets: torch.Tensor, border: int, order: torch.Tensor, weights: torch.Tensor, mass: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the tokens of one bucket in order, the weight up to and with each of them, and each one's own."""
-    members = (buckets == border).nonzero().squeeze(1)
-    members = members[order[members].argsort(stable=True)]
-    own = weights[members]
-    before = mass[border - 1] if border else mass.new_zeros(())
-    return members, before + own.cumsum(0), own
+def _up_to(before: float, weights: torch.Tensor) -> torch.Tensor:
+    return before + weights.cumsum(0, dtype=torch.float64)
+
+
+def _guess(keys: torch.Tensor, weights: torch.Tensor, goal: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two keys between which a goal probably is."""
+    every = max(1, len(keys) // _ASKED)
+    asked, at = keys[::every].sort(descending=True)
+    reached = weights[::every][at].cumsum(0, dtype=torch.float64)
+    share = goal / (float(reached[-1]) * every) if reached[-1] > 0 else 0.0
+    ends = torch.tensor([share - _MARGIN, share + _MARGIN], dtype=torch.float64, device=keys.device)
+    high, low = torch.searchsorted(reached, ends * reached[-1]).clamp_(max=len(asked) - 1)
+    return asked[high], asked[low]
