@@ -2,8 +2,8 @@
 
 A flat distribution, or a choice that does not follow the order of probability (`typical_p`).  A sort would cost as much
 as the model; what is asked for is only ever one border in an order.  A few thousand tokens, taken evenly from the
-row, say about where that is; one pass adds up what is before it, and nothing but the tokens around it is sorted.  Where the
-guess was wrong, the side that it left is looked through in the same way.
+row, say about where that is; one pass adds up what is before it, and nothing but the tokens around it is sorted.  Where
+the guess was wrong, the side that it left is looked through in the same way.
 """
 
 import math
