@@ -56,12 +56,12 @@ def _show_quality(contenders: Sequence[Contender], tokens: int) -> None:
     for one in contenders:
         text = _text(one.model, tokens)
         for body, rows in {"many": 1, "one": WINDOW}.items():
-            _int8_body(one, rows)
+            _as_if_alone(one, rows)
             print(
                 f"{one.name}: perplexity {perplexity(one, text):.3f} over {len(text)} tokens in windows of {WINDOW}, "
                 f"computed as for {body} row{'s' * (body == 'many')}"
             )
-        _int8_body(one, 1)
+        _as_if_alone(one, 1)
         same, first = agreement(exact, greedy(one))
         print(f"{one.name}: {same:.0%} of greedy tokens as exact; first difference at {first:.1f} (mean)")
 
@@ -79,13 +79,16 @@ def _show_speed(contenders: Sequence[Contender], rounds: int, length: int) -> No
             print(f"{name}: {count} streams: {statistics.median(values):.1f} tokens/s ({shown})")
 
 
-def _int8_body(contender: Contender, rows: int) -> None:
-    """Use the body's int8 weights, where there are any, for up to so many rows; in service it is one."""
+def _as_if_alone(contender: Contender, rows: int) -> None:
+    """Use what is meant for one row, where there is anything, for up to so many; in service it is one."""
     from illm.backends.local.engine.one_row import OneRowLinear
+    from illm.backends.local.engine.scanned_head import ScannedHead
 
     for module in contender.model.model.modules():
-        if isinstance(module, OneRowLinear):
+        if isinstance(module, OneRowLinear | ScannedHead):
             module.most = rows
+        if isinstance(module, ScannedHead):
+            module.enough = rows > 1  # the engine says this anew before each step
 
 
 def perplexity(contender: Contender, tokens: Sequence[int]) -> float:

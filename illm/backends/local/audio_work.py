@@ -1,12 +1,12 @@
 """Speech on one model: a step is one window of 30 seconds, and calls take turns, so that an hour holds nobody up."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from illm.backends.local.work import Batch
+from illm.backends.local.work import Batch, Gradual
 from illm.core.events import Done, Event, Failed, Recording, Usage
 from illm.core.languages import language_code
 from illm.core.requests import Request, Transcribe
@@ -69,20 +69,24 @@ class AudioWork:
         self._windows = 0
         self._seconds = 0.0
 
-    def prepare(self, request: Request) -> PreparedSpeech:
+    def prepare(self, request: Request) -> Gradual:
         """See `Work.prepare`."""
+        assert isinstance(request, Transcribe)  # noqa: S101 - the directory has looked at the capability
+        return Gradual(self._decoded(request.audio, wish_of(request, self._transcriber)))
+
+    def _decoded(self, audio: bytes, wish: "Wish") -> Generator[PreparedSpeech | None, None, None]:
+        """Decode a second or so at a time."""
         from illm.backends.local.speech.decoding import decoded
 
-        assert isinstance(request, Transcribe)  # noqa: S101 - the directory has looked at the capability
-        wish = wish_of(request, self._transcriber)
         began = monotonic()
         log_mel = self._transcriber.log_mel()
-        for samples in decoded(request.audio, longest=self._longest):
+        for samples in decoded(audio, longest=self._longest):
             log_mel.feed(samples)
+            yield None
         sound = log_mel.close()
         if sound.seconds >= _LONG:
             logger.info("%s: decoded %.0f s of sound in %.1f s", self._name, sound.seconds, monotonic() - began)
-        return PreparedSpeech(sound, wish)
+        yield PreparedSpeech(sound, wish)
 
     def add(self, key: int, prepared: PreparedSpeech) -> None:
         """See `Work.add`."""

@@ -40,7 +40,7 @@ def footprint(source: Source, config: Config) -> int:
     if source.kind not in _GENERATING:
         return weights
     if config.quantize == "int8":  # beside the exact weights, which many rows and the embedding still want
-        weights += weights // _BYTES[loaded]
+        weights += weights // _BYTES[loaded] + _scanned_head(described, loaded)
     return weights + _kv(described, _BYTES[loaded], config)
 
 
@@ -94,6 +94,13 @@ def _kv(described: dict[str, Any], size: int, config: Config) -> int:
         return 0
     context = _number(text, "max_position_embeddings", "n_positions", default=_UNKNOWN_CONTEXT)
     return each * (config.kv_tokens or min(max(_MODEST // each, context), context * config.max_sequences))
+
+
+def _scanned_head(described: dict[str, Any], loaded: str) -> int:
+    """Return the bytes of a head in four bits, a scale and a zero for each 128 weights included."""
+    text = described.get("text_config") or described
+    head = _number(text, "vocab_size") * _number(text, "hidden_size", "n_embd")
+    return (head // 2 + head // 32) * (loaded == "bfloat16")
 
 
 def _number(described: dict[str, Any], *names: str, default: int = 0) -> int:

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from illm.backends.local.give_way import give_way
-from illm.backends.local.work import Answered, Batch, Work
+from illm.backends.local.work import Answered, Batch, Gradual, Work
 from illm.core.capabilities import Capability
 from illm.core.events import Failed
 from illm.core.requests import Chat, Completion, Request
@@ -258,6 +258,10 @@ class EngineThread:
     def _prepare(self, key: int, call: Asking, work: Work) -> None:
         try:
             prepared = work.prepare(call.request)
+            if isinstance(prepared, Gradual):
+                prepared = prepared.through(lambda: self._useful(call))
+                if prepared is None:
+                    return
         except BaseException as error:  # a panic in a tokenizer's native code is no `Exception`
             self._fail(key, error, "The prompt could not be prepared")
         else:
@@ -265,6 +269,10 @@ class EngineThread:
                 self._outbox.put([(key, prepared.events)])
             else:
                 self._commands.put(self._adding(key, call, prepared))
+
+    def _useful(self, call: Asking) -> bool:
+        self._lane(call.request).began = monotonic()  # what goes on piece by piece does not hang
+        return not (call.left or self._stopping)
 
     def _adding(self, key: int, call: Asking, prepared: Any) -> Command:
         def add(work: Work) -> None:

@@ -4,6 +4,8 @@
 here is synchronous and knows neither loop nor channel, so that it can be driven by a thread, a child process or a test.
 """
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +23,27 @@ class Answered:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Gradual:
+    """What `prepare` returns where it takes long, so that nobody goes on with it for a caller who has left.
+
+    Args:
+        pieces: one piece is done with each item; the last item is what has been prepared.
+    """
+
+    pieces: Generator[Any, None, None]
+
+    def through(self, useful: Callable[[], bool]) -> Any:
+        """Do all pieces; return what has been prepared, or None as soon as one was done that is of no use any more."""
+        prepared = None
+        with closing(self.pieces):
+            for piece in self.pieces:
+                prepared = piece
+                if not useful():
+                    return None
+        return prepared
+
+
 class Describing(Protocol):
     """Something with counters."""
 
@@ -32,7 +55,11 @@ class Work(Describing, Protocol):
     """One model's work."""
 
     def prepare(self, request: Request) -> Any:
-        """Tokenise and check a request; `Answered` is an answer already.  Raises `GatewayError`."""
+        """Tokenise and check a request; `Answered` is an answer already, `Gradual` takes longer.
+
+        Raises:
+            GatewayError: it cannot be answered.
+        """
 
     def add(self, key: int, prepared: Any) -> None:
         """Take up what `prepare` returned, as call `key`.  Raises `GatewayError`."""

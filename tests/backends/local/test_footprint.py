@@ -49,6 +49,14 @@ def test_weights_in_eight_bits_lie_beside_the_exact_ones(directory):
     assert int8 - exact == 250  # a byte for each of the weights that are 1,000 bytes as float32
 
 
+def test_a_head_in_four_bits_lies_beside_them_in_bfloat16(directory):
+    small, large = (
+        footprint(source(directory(vocab_size=size)), Config(kv_tokens=50, dtype="bfloat16", quantize="int8"))
+        for size in (0, 1000)
+    )
+    assert large - small == 64 * 1000 // 2 + 64 * 1000 // 32
+
+
 def test_without_a_word_the_keys_of_as_many_contexts_as_there_are_sequences(directory):
     assert footprint(source(directory()), Config(max_sequences=3)) == 1000 + 3 * 128 * EACH * 4
     assert footprint(source(directory()), Config()) == 1000 + 64 * 128 * EACH * 4

@@ -12,6 +12,7 @@ from illm.actors.call import Call
 from illm.actors.inbox import Inbox
 from illm.backends.local import threads
 from illm.backends.local.threads import EngineThread, Outbox
+from illm.backends.local.work import Gradual
 from illm.core.capabilities import Capability
 from illm.core.events import Delta, Failed
 from illm.core.requests import Chat, Constraint, Image, Message, Sampling
@@ -273,6 +274,64 @@ def test_aborted_while_it_is_prepared_it_is_never_added(engine, work):
     engine.until(lambda: 2 in engine.got)
     assert 1 not in engine.got
     assert work.aborted == []
+
+
+class Slowly:
+    """Prepares in three pieces, the second behind a gate."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self.gate.shut()
+        self.done: list[int] = []
+        self.closed = threading.Event()
+
+    def prepare(self, request) -> Gradual:
+        return Gradual(self._pieces(request.messages[0].text))
+
+    def _pieces(self, text):
+        try:
+            for piece in range(3):
+                if piece == 1:
+                    self.gate.pass_()
+                if text == "broken" and piece == 2:
+                    raise GatewayError(Kind.INVALID_REQUEST, "broken")
+                self.done.append(piece)
+                yield text if piece == 2 else None
+        finally:
+            self.closed.set()
+
+
+def test_what_is_prepared_in_pieces_is_taken_up_when_all_are_done(engine, work):
+    slowly = Slowly()
+    work.prepare = slowly.prepare
+    slowly.gate.open()
+    engine.ask(1, "a")
+    engine.ask(2, "broken")
+    engine.until(lambda: DONE in engine.got.get(1, ()) and 2 in engine.got)
+    assert slowly.done == [0, 1, 2, 0, 1]
+    assert [event.error.message for event in engine.got[2]] == ["broken"]
+
+
+@pytest.mark.parametrize("how", ["left", "stopped"])
+def test_no_further_piece_is_prepared_for_nobody(engine, work, how):
+    slowly = Slowly()
+    work.prepare = slowly.prepare
+    call = engine.ask(1, "a")
+    assert slowly.gate.reached.wait(PATIENCE)
+    if how == "left":
+        call.leave()
+        engine.thread.abort(1)
+    else:
+        engine.thread.stop()
+    slowly.gate.open()
+    assert slowly.closed.wait(PATIENCE)
+    assert slowly.done == [0, 1]
+    if how == "left":
+        engine.ask(2, "b")
+        engine.until(lambda: DONE in engine.got.get(2, ()))
+    else:
+        assert engine.gone.wait(PATIENCE)
+    assert 1 not in engine.got
 
 
 def test_aborted_while_it_decodes_it_leaves_before_the_next_step(engine, work):

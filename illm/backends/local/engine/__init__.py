@@ -12,8 +12,8 @@ outputs on.  Nothing here knows about chats, actors or HTTP.
 Which file has which idea: `sequence` what is asked and how far it got, `scheduler` which tokens run next, `blocks` who
 holds which piece of KV memory, `kv` the memory itself, `attention` how packed tokens of many sequences look only at
 their own past, `illustrated` prompts with pictures among their tokens, `runner` one forward, `sampler` logits to ids,
-`scores` how likely those were, `packed` faster linear layers, `int8` an int8 head, `architecture` which models this can
-drive, `selfcheck` whether it drives this one rightly.
+`scores` how likely those were, `packed` faster linear layers, `int8` an int8 head, `scanned_head` one that knows only
+the likeliest tokens exactly, `architecture` which models this can drive, `selfcheck` whether it drives one rightly.
 
 For models that it cannot drive: `own_cache` another forward, `transformers_loop` the engine over that, `choose` which
 of the two it is.

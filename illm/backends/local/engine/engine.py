@@ -22,6 +22,7 @@ from illm.backends.local.engine.one_row import lighten
 from illm.backends.local.engine.packed import pack
 from illm.backends.local.engine.runner import Forward, Runner
 from illm.backends.local.engine.sampler import sample
+from illm.backends.local.engine.scanned_head import ScannedHead, scan, suffices
 from illm.backends.local.engine.scheduler import Scheduler
 from illm.backends.local.engine.scores import score
 from illm.backends.local.engine.sequence import FAILED, LiveSequence, RequestTooLarge, SequenceOutput, SequenceRequest
@@ -62,6 +63,7 @@ class Engine:
     loop = "packed"
     loop_reason: str | None = None
     quantized = "none"
+    _scanned: ScannedHead | None = None
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class Engine:
         if head is not None:
             quantize_head(model, head)
             lighten(model)
+            self._scanned = scan(model, head)
             self.quantized = "int8"
 
     def _open(
@@ -193,6 +196,8 @@ class Engine:
         if not pieces:
             return []
         self._runner.copy(copies)
+        if self._scanned is not None:
+            self._scanned.enough = suffices(pieces)
         try:
             sampling, logits = self._runner.run(pieces)
         except PictureError as error:

@@ -86,10 +86,15 @@ def quantize_head(model: Any, head: nn.Linear) -> None:
     """Replace the model's head by an int8 one, in place; an embedding table of the same weights stays as it was."""
     with torch.inference_mode():
         small = Int8Linear(head)
+    replace_head(model, head, small)
+
+
+def replace_head(model: Any, head: nn.Module, by: nn.Module) -> None:
+    """Put `by` in the place of a model's head."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child is head:
-                setattr(parent, name, small)
+                setattr(parent, name, by)
 
 
 def _unusable() -> str | None:

@@ -59,7 +59,7 @@ def asked(audio: bytes, **fields) -> Transcribe:
 
 
 def begun(work: AudioWork, key: int, audio: bytes) -> None:
-    work.add(key, work.prepare(asked(audio)))
+    work.add(key, work.prepare(asked(audio)).through(lambda: True))
 
 
 def test_recordings_take_turns(sound):
@@ -156,13 +156,13 @@ def test_usage_counts_sound_and_text(sound):
 def test_what_cannot_be_done_is_refused_by_name(sound, fields, kind, param):
     work = AudioWork(Echo(), 60.0)
     with pytest.raises(GatewayError) as caught:
-        work.prepare(asked(sound[70], **fields))
+        work.prepare(asked(sound[70], **fields)).through(lambda: True)
     assert (caught.value.kind, caught.value.param) == (kind, param)
 
 
 def test_what_changes_nothing_is_taken(sound):
     fields = {"user": "me", "include": [], "language": "German", "stream": False, "response_format": "vtt"}
-    prepared = AudioWork(Echo(), 60.0).prepare(asked(sound[1], **fields))
+    prepared = AudioWork(Echo(), 60.0).prepare(asked(sound[1], **fields)).through(lambda: True)
     assert prepared.wish.language == "de"
 
 

@@ -42,7 +42,7 @@ def plain():
 
 def segments(transcriber, audio: bytes, **fields) -> list[Segment]:
     work = AudioWork(transcriber, 600.0)
-    work.add(1, work.prepare(Transcribe(audio=audio, fields=fields)))
+    work.add(1, work.prepare(Transcribe(audio=audio, fields=fields)).through(lambda: True))
     events = []
     while work.busy:
         events += [event for _, batch in work.step() for event in batch]

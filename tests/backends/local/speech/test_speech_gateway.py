@@ -1,6 +1,7 @@
 """Speech all the way: the official client over a socket, every format, and clients that leave."""
 
 import gc
+import threading
 
 import pytest
 
@@ -23,6 +24,7 @@ from backends.local.speech.recordings import (  # noqa: E402
     tone,
     word_errors,
 )
+from illm.backends.local.speech import decoding as speech_decoding  # noqa: E402
 
 pytestmark = [
     pytest.mark.anyio,
@@ -158,6 +160,30 @@ async def test_a_client_that_leaves_frees_the_model():
             after = await counters()
         assert after["running"] == 0
         assert after["windows"] < 15
+    gc.collect()
+
+
+async def test_a_client_that_leaves_while_its_recording_is_decoded_frees_the_thread(monkeypatch):
+    began = threading.Event()
+
+    def endless(audio, *, longest):
+        if audio == SPEECH:
+            yield from decoding(audio, longest=longest)
+            return
+        while True:
+            yield numpy.zeros(16_000, numpy.int16)
+            began.set()
+
+    decoding = speech_decoding.decoded
+    monkeypatch.setattr(speech_decoding, "decoded", endless)
+    async with serving() as client:
+        create = api(client).audio.transcriptions.create
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: create(file=("endless.ogg", b"endless"), **ASK))
+                assert await anyio.to_thread.run_sync(began.wait, PATIENCE)
+                tasks.cancel_scope.cancel()
+            assert right((await create(file=FILE, **ASK)).text)
     gc.collect()
 
 

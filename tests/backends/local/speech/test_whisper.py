@@ -37,7 +37,7 @@ def transcribed(transcriber, samples, *, translate=False, **fields):
     """Return the events of a recording."""
     work = AudioWork(transcriber, 600.0)
     audio = encoded(samples, "wav", rate=16_000, layout="mono")
-    work.add(1, work.prepare(Transcribe(audio=audio, fields=fields, translate=translate)))
+    work.add(1, work.prepare(Transcribe(audio=audio, fields=fields, translate=translate)).through(lambda: True))
     events = []
     while work.busy:
         events += [event for _, batch in work.step() for event in batch]
