@@ -42,13 +42,19 @@ def draw(logits: torch.Tensor, request: SequenceRequest, luck: float, *, top_k: 
         _keep(keys, weights, request.top_p)
     if request.min_p > 0:
         weights *= weights >= request.min_p
+    kept: torch.Tensor | None = None
     if request.typical_p < 1:
+        if request.top_p < 1 or request.min_p > 0 or top_k > 0:
+            # Few are left then, and a sample of all would be of those without weight.
+            kept = weights.nonzero().squeeze(1)
+            keys, weights = keys[kept], weights[kept]
         # The same as the distance of log-probability and entropy: what both are relative to goes out of it.
         mean = float((weights * keys).sum(dtype=torch.float64) / weights.sum(dtype=torch.float64))
         _keep((keys - mean).abs_().neg_(), weights, request.typical_p)
     goal = _goal(weights, luck)
     around, reached = _around(keys, weights, goal)
-    return int(around[(reached < goal).sum()])
+    place = around[(reached < goal).sum()]
+    return int(place if kept is None else kept[place])
 
 
 def _goal(weights: torch.Tensor, share: float) -> float:
