@@ -89,6 +89,22 @@ async def test_the_official_client_shows_pictures_over_several_turns(model):
     assert usage.prompt_tokens_details.cached_tokens == whole.usage.prompt_tokens - 1, "pictures and all"
 
 
+@pytest.mark.parametrize(
+    ("name", "placeholder"), [("llava", "<image>"), ("qwen2_vl", families.PLACEHOLDERS["qwen2_vl"])]
+)
+async def test_other_families_are_shown_pictures_over_several_turns(tmp_path, name, placeholder):
+    own = families.write(name, tmp_path / name)
+    words = families.tokenizer(families.template(placeholder))
+    processor = load_processor(tmp_path / name, own.config, words)
+    processor.chat_template = words.chat_template
+    turns = [("user", (ONE, "this?")), ("assistant", ("cats",)), ("user", ("and ", TWO, ONE, "?"))]
+    expected = words.decode(families.expected(own, processor, turns, COUNT), skip_special_tokens=True)
+    async with gateway.serving(model=str(tmp_path / name), threads=1) as client, official(client) as asking:
+        answer = await asking.chat.completions.create(**{**ASKED, "model": name, "messages": wire(turns)})
+    assert answer.choices[0].message.content == expected
+    assert answer.usage.prompt_tokens == len(families.asked(processor, turns)["input_ids"][0])
+
+
 async def test_who_asks_at_once_gets_what_each_gets_alone(model):
     directory, expected, _ = model
     asked = [
