@@ -46,8 +46,9 @@ def draw(logits: torch.Tensor, request: SequenceRequest, luck: float, *, top_k: 
     if request.min_p > 0:
         kept = min(kept, falling.down_to(request.min_p))
     if request.typical_p < 1:
-        weights = falling.beginning(kept)
-        falling = _Order(keys, _typical(keys, weights, kept, request.typical_p))
+        if kept < falling.whole:
+            weights = falling.beginning(kept)
+        falling.weigh(_typical(keys, weights, kept, request.typical_p))
         kept = falling.whole
     return falling.at(luck * kept)
 
@@ -69,10 +70,15 @@ class _Order:
     """
 
     def __init__(self, keys: torch.Tensor, weights: torch.Tensor) -> None:
-        self._keys, self._weights = keys, weights
+        self._keys = keys
         low, high = (float(end) for end in keys.aminmax())
         self._low, self._scale = low, (_BUCKETS - 1) / max(min(high - low, _DEEP), 1e-12)
         self._buckets = self._spread(keys)
+        self.weigh(weights)
+
+    def weigh(self, weights: torch.Tensor) -> None:
+        """Give the tokens other weights; their order stays."""
+        self._weights = weights
         self._mass = self._buckets.bincount(weights, minlength=_BUCKETS).cumsum(0)
         self.whole = float(self._mass[-1])
 

@@ -6,10 +6,13 @@ while its kernels for int8 weights and float activations do not.  So int8 weight
 other.  Activations are not rounded, so little is lost.  For more rows than one that kernel is the slower one; they go
 where they went before.
 
+For one row a call costs nearly as much as its product, so layers that are given the same row are one product.
+
 The operators are private to PyTorch, so they are tried on a small example first.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ _GROUP = 64  # weights that share a scale
 _LARGEST = 119  # 16 * 7 + 7: what two signed int4 can say
 _OUT = 16  # the kernel's block of outputs
 _SMALLEST_SCALE = 1e-12
+_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class SplitInt8:
@@ -52,11 +56,37 @@ class SplitInt8:
         )  # fmt: skip
 
 
+class Siblings:
+    """Layers that are given the same row one after the other: their product is made when the first is asked.
+
+    Args:
+        layers: in the order in which a model asks them; without bias.
+    """
+
+    def __init__(self, layers: Sequence[PackedLinear]) -> None:
+        self._split = SplitInt8(torch.cat([layer.weight() for layer in layers]))
+        self._sizes = [layer.out_features for layer in layers]
+        self._rows: torch.Tensor | None = None
+        self._made: tuple[torch.Tensor, ...] = ()
+
+    def product(self, rows: torch.Tensor, which: int) -> torch.Tensor:
+        """Return what one of the layers makes of `rows`, `(rows, in)`."""
+        if which == 0 or rows is not self._rows:
+            self._rows = rows
+            self._made = self._split(rows.view(-1, rows.shape[-1])).split(self._sizes, 1)
+        made = self._made[which]
+        if which == len(self._sizes) - 1:
+            self._rows, self._made = None, ()
+        return made
+
+
 class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type checker
     """A packed layer with int8 weights beside it, for one row alone.
 
     Args:
         packed: the exact layer, without bias; it becomes part of this one.
+        siblings: its weights, and those of the layers that are given the same row; None for its own alone.
+        which: the layer's place among them.
 
     Attributes:
         most: for up to how many rows the int8 weights are used; more than one only to measure what they cost.
@@ -64,37 +94,49 @@ class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
 
     most = 1
 
-    def __init__(self, packed: PackedLinear) -> None:
+    def __init__(self, packed: PackedLinear, siblings: Siblings | None = None, which: int = 0) -> None:
         super().__init__()
         self.in_features = packed.in_features
         self.out_features = packed.out_features
         self._packed = packed
-        self._split = SplitInt8(packed.weight())
+        self._siblings = Siblings([packed]) if siblings is None else siblings
+        self._which = which
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         if not 0 < rows.numel() <= self.most * self.in_features:
             return self._packed(rows)
-        return self._split(rows.reshape(-1, self.in_features)).view(*rows.shape[:-1], self.out_features)
+        return self._siblings.product(rows, self._which).view(*rows.shape[:-1], self.out_features)
 
 
 def lighten(model: Any) -> int:
     """Give packed layers of the model's decoder int8 weights for one row, in place, and return how many got them."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     found = [
-        (parent, name, child)
+        (
+            parent,
+            {name: child for name, child in parent.named_children() if type(child) is PackedLinear and suits(child)},
+        )
         for parent in decoder.modules()
-        for name, child in parent.named_children()
-        if type(child) is PackedLinear and suits(child)
     ]
-    if not found:
+    if not any(children for _, children in found):
         return 0
     if (reason := _unusable()) is not None:
         _log.warning("int8 is not used for the body: %s", reason)
         return 0
     with torch.inference_mode():
-        for parent, name, child in found:
-            setattr(parent, name, OneRowLinear(child))
-    return len(found)
+        for parent, children in found:
+            for names in _together(children):
+                siblings = Siblings([children[name] for name in names])
+                for which, name in enumerate(names):
+                    setattr(parent, name, OneRowLinear(children[name], siblings, which))
+    return sum(len(children) for _, children in found)
+
+
+def _together(children: Mapping[str, PackedLinear]) -> list[tuple[str, ...]]:
+    """Return the names of layers by whether they are given the same row."""
+    known = [names for names in _ALIKE if all(name in children for name in names)]
+    known = [names for names in known if len({children[name].in_features for name in names}) == 1]
+    return known + [(name,) for name in children if not any(name in names for names in known)]
 
 
 def suits(layer: PackedLinear) -> bool:

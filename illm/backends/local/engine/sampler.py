@@ -3,7 +3,7 @@
 Sorting a large vocabulary for every token costs as much as the model.  So a row is cut into pieces whose maxima are
 found first (one fast pass), and only the pieces that can hold a winner are looked into.  A draw then needs only the
 largest few hundred probabilities: the random number says how much of the distribution must be known, and a row that
-needs more is drawn again, with the same number, from the whole (`exhaustive`).  The result is
+needs more is drawn again, with the same number, from more, and at last from the whole (`exhaustive`).  The result is
 exact, not truncated.
 
 What is done to a row comes in this order: bias, penalties and `min_tokens` (`adjustments`), what a grammar allows,
@@ -21,7 +21,7 @@ from illm.backends.local.engine import exhaustive
 from illm.backends.local.engine.adjustments import adjust, adjusts
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
-_STEPS = (64, 256, 1024)  # how many candidates a row may start with
+_STEPS = (64, 256, 1024, 4096)  # how many candidates a row may start with
 _USUAL = 256
 _COPIED = 8  # rows
 _PIECE = 64
@@ -128,7 +128,13 @@ def _draw(logits: torch.Tensor, sequences: Sequence[LiveSequence], count: int) -
     )
     ids, known = _pick(logits, count, *conditions)
     chosen: list[int] = ids.tolist()
-    for row in (~known).nonzero().squeeze(1).tolist():
+    unknown = (~known).nonzero().squeeze(1)
+    if len(unknown) and count < (more := min(_STEPS[-1], logits.shape[1])):
+        ids, known = _pick(logits[unknown], more, *(condition[unknown] for condition in conditions))
+        for row, token in zip(unknown.tolist(), ids.tolist(), strict=True):
+            chosen[row] = token
+        unknown = unknown[~known]
+    for row in unknown.tolist():
         chosen[row] = exhaustive.draw(logits[row], requests[row], luck[row])
     return chosen
 

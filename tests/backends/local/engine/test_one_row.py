@@ -124,3 +124,21 @@ def test_a_norm_of_another_kind_stays(norm):
     model = nn.Sequential(norm())
     assert fuse_norms(model) == 0
     assert type(model[0]) is norm
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 0, 1)])
+def test_layers_with_one_input_are_one_product_and_no_row_is_mistaken_for_another(packed, order):
+    attention = packed.model.layers[0].self_attn
+    alone = [OneRowLinear(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    assert lighten(packed)
+    joined = [attention.q_proj, attention.k_proj, attention.v_proj]
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        buffer = torch.empty(1, 1, 64, dtype=torch.bfloat16)
+        for _ in range(3):
+            buffer.copy_(torch.randn(1, 1, 64))
+            for which in order:
+                if which == order[0]:
+                    other = torch.randn(1, 1, 64, dtype=torch.bfloat16)
+                    assert torch.equal(joined[which](other), alone[which](other))
+                assert torch.equal(joined[which](buffer), alone[which](buffer))
