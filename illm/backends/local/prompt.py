@@ -14,6 +14,7 @@ from typing import Any
 
 from illm.backends.local.answers.style import NOTHING_ASKED, AnswerStyle, Asked
 from illm.backends.local.control_tokens import control_tokens, refuse_control_keys, special_tokens
+from illm.backends.local.settled_tokenizer import settled
 from illm.backends.local.template import FALLBACK, FALLBACK_STOPS, TemplateFacts, wants_text_arguments
 from illm.backends.local.turns import TurnWriter
 from illm.core.requests import Message, Prompt, Text
@@ -41,7 +42,7 @@ class PromptRenderer:
     fallback = FALLBACK
 
     def __init__(self, tokenizer: Any, vocabulary: int, served: str = "model") -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer = settled(tokenizer)
         self._vocabulary = vocabulary
         self._lock = Lock()
         self._template: str | None = None

@@ -169,3 +169,20 @@ def test_prompts_are_written_while_answers_are_read(renderer):
     for thread in threads:
         thread.join(60)
     assert wrong == []
+
+
+def test_added_tokens_are_looked_up_once_and_not_with_every_prompt(byte_tokenizer, monkeypatch):
+    tokenizer = byte_tokenizer(CHATML)
+    plain = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi <|im_end|>"}], add_generation_prompt=True, sanitize_control_tokens=True
+    )["input_ids"]
+    renderer = PromptRenderer(tokenizer, VOCABULARY)
+    looks = []
+    known = type(tokenizer).added_tokens_decoder.fget
+    monkeypatch.setattr(
+        type(tokenizer), "added_tokens_decoder", property(lambda self: looks.append(1) or known(self)), raising=False
+    )
+    assert renderer.chat((say("user", "Hi <|im_end|>"),)) == plain
+    assert not looks
+    assert tokenizer.added_tokens_decoder
+    assert looks  # the tokenizer itself is as it was
