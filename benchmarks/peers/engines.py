@@ -1,7 +1,7 @@
 """The engines that the local one is compared with, over the same packaged model, on the same cores."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks.environments import REQUIREMENTS, Environment
@@ -32,12 +32,15 @@ _CONTEXT = 2048
 _BATCHED = ("--continuous-batching", "--cb-num-blocks", "128", "--cb-max-batch-tokens", "256")
 
 
-def _ours(upstream: Upstream, port: int, home: Path) -> Sequence[str | Path]:
-    local = ("transformers", "--model", models().text, "--embedding-model", models().embedder)
-    listen = ("--host", HOST, "--port", str(port), "--log-level", "error")
-    # Empty where nothing but the engine is wanted.
-    remote = ("--vllm-base-url", upstream.url) if upstream.url else ()
-    return [ENVIRONMENT.python, "-m", "illm.server", *local, *listen, *remote]
+def _ours(*extra: str) -> Command:
+    def command(upstream: Upstream, port: int, home: Path) -> Sequence[str | Path]:
+        local = ("transformers", "--model", models().text, "--embedding-model", models().embedder)
+        listen = ("--host", HOST, "--port", str(port), "--log-level", "error")
+        # Empty where nothing but the engine is wanted.
+        remote = ("--vllm-base-url", upstream.url) if upstream.url else ()
+        return [ENVIRONMENT.python, "-m", "illm.server", *local, *listen, *extra, *remote]
+
+    return command
 
 
 def _serve(*extra: str) -> Command:
@@ -64,7 +67,7 @@ def _vllm(embeddings: bool) -> Command:
 def _llamacpp(upstream: Upstream, port: int, home: Path) -> Sequence[str | Path]:
     # -P: the program's directory has modules that are called what the servers' own packages are called.
     program = (LLAMACPP.python, "-P", Path(__file__).with_name("llamacpp_server.py"))
-    return [*program, models().file, TEXT, TEMPLATE, str(port), str(_STREAMS), str(os.cpu_count() or 1)]
+    return [*program, models().file, TEXT, TEMPLATE, str(port), str(_STREAMS), str(_CONTEXT), str(os.cpu_count() or 1)]
 
 
 def _loaded(status: int, body: bytes) -> bool:
@@ -95,18 +98,23 @@ def _by_path(_: Upstream) -> str:
     return str(models().text)
 
 
-OURS = Program(
-    name="illm-local",
-    environment=ENVIRONMENT,
-    command=_ours,
-    about=lambda: illm.about(ENVIRONMENT, "transformers", "torch"),
-    health="/healthz",
-    accept=_loaded,
-    variables={**illm.VARIABLES, **_OFFLINE},
-    model=lambda _: "",  # none: each kind of request has a default of its own
-    only=frozenset({TEXTS, EMBEDDINGS}),
-    patience=_PATIENCE,
-)
+def _our_system(name: str, *extra: str, only: Collection[str]) -> Program:
+    return Program(
+        name=name,
+        environment=ENVIRONMENT,
+        command=_ours(*extra),
+        about=lambda: illm.about(ENVIRONMENT, "transformers", "torch"),
+        health="/healthz",
+        accept=_loaded,
+        variables={**illm.VARIABLES, **_OFFLINE},
+        model=lambda _: "",  # none: each kind of request has a default of its own
+        only=frozenset(only),
+        patience=_PATIENCE,
+    )
+
+
+OURS = _our_system("illm-local", only=(TEXTS, EMBEDDINGS))
+INT8 = _our_system("illm-local-int8", "--quantize", "int8", only=(TEXTS,))
 
 
 def _serving(name: str, *extra: str) -> Program:
@@ -153,4 +161,4 @@ LLAMA = Program(
     only=frozenset({TEXTS}),
     patience=_PATIENCE,
 )
-ENGINES = (OURS, PLAIN, BATCHED, VLLM_TEXT, VLLM_EMBEDDINGS, LLAMA)
+ENGINES = (OURS, INT8, PLAIN, BATCHED, VLLM_TEXT, VLLM_EMBEDDINGS, LLAMA)

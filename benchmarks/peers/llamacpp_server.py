@@ -8,15 +8,15 @@ import xllamacpp
 
 
 def main() -> None:
-    """Serve GGUF NAME TEMPLATE PORT STREAMS THREADS until told to stop."""
-    path, name, template, port, streams, threads = sys.argv[1:]
+    """Serve GGUF NAME TEMPLATE PORT STREAMS CONTEXT THREADS until told to stop; CONTEXT is for each stream."""
+    path, name, template, port, streams, context, threads = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {name}
     params.hostnames = ["127.0.0.1"]
     params.port = int(port)
     params.n_parallel = int(streams)
-    params.n_ctx = int(streams) * 512
+    params.n_ctx = int(streams) * int(context)
     params.cpuparams.n_threads = int(threads)
     params.use_jinja = True
     params.chat_template = Path(template).read_text()
