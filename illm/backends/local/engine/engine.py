@@ -17,7 +17,7 @@ from illm.backends.local.engine.constraint import allowed
 from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.int8 import head_for, quantize_head
 from illm.backends.local.engine.kv import KVSlab, default_tokens
-from illm.backends.local.engine.norms import fuse_norms
+from illm.backends.local.engine.norms import fuse_norms, loosen_norms
 from illm.backends.local.engine.one_row import lighten
 from illm.backends.local.engine.packed import pack
 from illm.backends.local.engine.runner import Forward, Runner
@@ -110,6 +110,7 @@ class Engine:
         if head is not None:
             quantize_head(model, head)
             lighten(model)
+            loosen_norms(model)
             self._scanned = scan(model, head)
             self.quantized = "int8"
 

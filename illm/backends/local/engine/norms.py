@@ -1,10 +1,12 @@
 """Root mean square norms in one operator where Transformers takes seven.
 
 A decode step has over a hundred norms of one row each, and what they cost is the number of operators.  What the
-operator gives is the same to the last bit, or the model's own norm stays: that is tried for each kind.
+operator gives is the same to the last bit, or the model's own norm stays: that is tried for each kind.  Where weights
+are rounded anyway (`quantize`), the last bit is not worth that operator's price: it is a chain of its own.
 """
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -30,12 +32,51 @@ class FusedNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type ch
         self.weight = weight
         self.eps = eps
         self._shape = tuple(weight.shape)
-        self._scale = scale
+        self.scale = scale
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         # Two types in one call would be slower, and PyTorch says so each time.
-        normed = functional.rms_norm(rows.float(), self._shape, self._scale, self.eps).to(rows.dtype)
-        return normed if self._scale is not None else self.weight * normed
+        normed = functional.rms_norm(rows.float(), self._shape, self.scale, self.eps).to(rows.dtype)
+        return normed if self.scale is not None else self.weight * normed
+
+
+class LooseNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type checker
+    """A norm whose sum of squares is added up in another order: right to rounding, and half as long for one row.
+
+    Args:
+        norm: what it stands for.
+    """
+
+    def __init__(self, norm: FusedNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = norm.eps
+        root = math.sqrt(len(norm.weight))
+        scale = norm.weight.detach().float() if norm.scale is None else norm.scale
+        # With n numbers of length l: 1 / sqrt(l * l / n + eps) = sqrt(n) / hypot(l, sqrt(n * eps)).
+        self._scale = scale * root
+        self._least = torch.tensor(root * math.sqrt(norm.eps), dtype=torch.float32)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        # A copy, as it is worked in: `float` gives float32 back as it is.
+        wide = rows.to(torch.float32, copy=True)
+        length = torch.linalg.vector_norm(wide, 2, -1, keepdim=True)
+        return wide.div_(length.hypot_(self._least)).mul_(self._scale).to(rows.dtype)
+
+
+def loosen_norms(model: Any) -> int:
+    """Replace the fused norms by loose ones, in place, and return how many; for a model that is rounded anyway."""
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is FusedNorm
+    ]
+    loose: dict[int, LooseNorm] = {}
+    with torch.inference_mode():
+        for parent, name, child in found:
+            setattr(parent, name, loose.setdefault(id(child), LooseNorm(child)))
+    return len(loose)
 
 
 def fuse_norms(model: Any) -> int:

@@ -10,7 +10,7 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 from torch import nn
 
 from illm.backends.local.engine import engine_for
-from illm.backends.local.engine.norms import FusedNorm, fuse_norms
+from illm.backends.local.engine.norms import FusedNorm, LooseNorm, fuse_norms, loosen_norms
 from illm.backends.local.engine.one_row import OneRowLinear, SplitInt8, lighten
 from illm.backends.local.engine.packed import PackedLinear, pack
 
@@ -142,3 +142,31 @@ def test_layers_with_one_input_are_one_product_and_no_row_is_mistaken_for_anothe
                     other = torch.randn(1, 1, 64, dtype=torch.bfloat16)
                     assert torch.equal(joined[which](other), alone[which](other))
                 assert torch.equal(joined[which](buffer), alone[which](buffer))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_loose_norms_are_right_to_rounding_and_leave_what_they_are_given(kind, dtype):
+    model = make(kind, dtype=dtype)
+    fuse_norms(model)
+    norms = [module for module in model.modules() if isinstance(module, FusedNorm)]
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        for norm in norms[:3]:
+            loose = LooseNorm(norm)
+            for size in (0, 1e-4, 1.0, 1e4):
+                rows = (torch.randn(1, 3, len(norm.weight)) * size).to(dtype)
+                kept = rows.clone()
+                close = {"rtol": 1e-5, "atol": 1e-6} if dtype is torch.float32 else {"rtol": 0.016, "atol": 1e-6}
+                assert torch.allclose(loose(rows), norm(rows), **close)
+                assert torch.equal(rows, kept)
+    assert loosen_norms(model) == len(norms)
+    assert not any(isinstance(module, FusedNorm) for module in model.modules())
+
+
+def test_the_exact_engine_keeps_exact_norms():
+    exact, rounded = make("llama", dtype=torch.bfloat16), make("llama", dtype=torch.bfloat16)
+    engine_for(exact, str, kv_tokens=64)
+    engine = engine_for(rounded, str, kv_tokens=64, quantize="int8")
+    assert not any(isinstance(module, LooseNorm) for module in exact.modules())
+    assert any(isinstance(module, LooseNorm) for module in rounded.modules()) == (engine.quantized == "int8")
