@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from illm.backends.local.give_way import give_way
+from illm.backends.local.resting import take
 from illm.backends.local.work import Answered, Batch, Gradual, Work
 from illm.core.capabilities import Capability
 from illm.core.events import Failed
@@ -103,7 +104,7 @@ class _Lane:
     def _run(self) -> None:
         going = True
         try:
-            while going and (key := self.keys.get()) is not None:
+            while going and (key := take(self.keys)) is not None:
                 self.began = monotonic()
                 going = self._prepare(key)
                 self.began = None
@@ -235,7 +236,7 @@ class EngineThread:
     def _loop(self, work: Work) -> None:
         while not self._stopping:
             while not (work.busy and self._commands.empty()):
-                command = self._commands.get()
+                command = take(self._commands)
                 if command is None:
                     return
                 command(work)
