@@ -1,9 +1,9 @@
 """A thread without work keeps no pool."""
 
-import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts threads 
 
 
 def _threads() -> set[str]:
-    return set(os.listdir("/proc/self/task"))
+    return {task.name for task in Path("/proc/self/task").iterdir()}
 
 
 def _in_a_thread(act: Callable[[], None]) -> None:
