@@ -14,6 +14,7 @@ from illm.backends.local.engine.attempts import Attempts
 from illm.backends.local.engine.attention import NAME
 from illm.backends.local.engine.blocks import BLOCK, BlockPool
 from illm.backends.local.engine.constraint import allowed
+from illm.backends.local.engine.flat_decode import flat_decode
 from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.int8 import head_for, quantize_head
 from illm.backends.local.engine.kv import KVSlab, default_tokens
@@ -98,6 +99,8 @@ class Engine:
         if expected is not None:
             selfcheck.check(runner, pool, expected)
         self._quantize(model, head)  # after the check, whose tolerance is for rounding only
+        if head is not None:
+            runner.one_token = flat_decode(model, runner, pool, kv)
         self._open(
             model, decode, runner, pool, limit,
             max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk,

@@ -45,6 +45,10 @@ class LooseNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type ch
 
     Args:
         norm: what it stands for.
+
+    Attributes:
+        scale: `(dim,)` float32, what to multiply by.
+        least: what a length is made larger by, as the other side of a right angle.
     """
 
     def __init__(self, norm: FusedNorm) -> None:
@@ -54,14 +58,14 @@ class LooseNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type ch
         root = math.sqrt(len(norm.weight))
         scale = norm.weight.detach().float() if norm.scale is None else norm.scale
         # With n numbers of length l: 1 / sqrt(l * l / n + eps) = sqrt(n) / hypot(l, sqrt(n * eps)).
-        self._scale = scale * root
-        self._least = torch.tensor(root * math.sqrt(norm.eps), dtype=torch.float32)
+        self.scale = scale * root
+        self.least = torch.tensor(root * math.sqrt(norm.eps), dtype=torch.float32)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         # A copy, as it is worked in: `float` gives float32 back as it is.
         wide = rows.to(torch.float32, copy=True)
         length = torch.linalg.vector_norm(wide, 2, -1, keepdim=True)
-        return wide.div_(length.hypot_(self._least)).mul_(self._scale).to(rows.dtype)
+        return wide.div_(length.hypot_(self.least)).mul_(self.scale).to(rows.dtype)
 
 
 def loosen_norms(model: Any) -> int:

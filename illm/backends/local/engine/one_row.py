@@ -51,9 +51,11 @@ class SplitInt8:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `(rows, out)` for bfloat16 `(rows, in)`."""
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(
-            torch.cat((rows, rows), 1), self._weight, _GROUP, self._scales
-        )  # fmt: skip
+        return self.doubled(torch.cat((rows, rows), 1))
+
+    def doubled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `(rows, out)` for bfloat16 `(rows, 2 * in)`, each row twice behind itself."""
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._weight, _GROUP, self._scales)
 
 
 class Siblings:
@@ -61,10 +63,13 @@ class Siblings:
 
     Args:
         layers: in the order in which a model asks them; without bias.
+
+    Attributes:
+        split: all their weights.
     """
 
     def __init__(self, layers: Sequence[PackedLinear]) -> None:
-        self._split = SplitInt8(torch.cat([layer.weight() for layer in layers]))
+        self.split = SplitInt8(torch.cat([layer.weight() for layer in layers]))
         self._sizes = [layer.out_features for layer in layers]
         self._rows: torch.Tensor | None = None
         self._made: tuple[torch.Tensor, ...] = ()
@@ -73,7 +78,7 @@ class Siblings:
         """Return what one of the layers makes of `rows`, `(rows, in)`."""
         if which == 0 or rows is not self._rows:
             self._rows = rows
-            self._made = self._split(rows.view(-1, rows.shape[-1])).split(self._sizes, 1)
+            self._made = self.split(rows.view(-1, rows.shape[-1])).split(self._sizes, 1)
         made = self._made[which]
         if which == len(self._sizes) - 1:
             self._rows, self._made = None, ()
@@ -90,6 +95,7 @@ class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
 
     Attributes:
         most: for up to how many rows the int8 weights are used; more than one only to measure what they cost.
+        siblings: the layers it is one product with.
     """
 
     most = 1
@@ -99,13 +105,13 @@ class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
         self.in_features = packed.in_features
         self.out_features = packed.out_features
         self._packed = packed
-        self._siblings = Siblings([packed]) if siblings is None else siblings
+        self.siblings = Siblings([packed]) if siblings is None else siblings
         self._which = which
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         if not 0 < rows.numel() <= self.most * self.in_features:
             return self._packed(rows)
-        return self._siblings.product(rows, self._which).view(*rows.shape[:-1], self.out_features)
+        return self.siblings.product(rows, self._which).view(*rows.shape[:-1], self.out_features)
 
 
 def lighten(model: Any) -> int:

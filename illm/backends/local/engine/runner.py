@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from illm.backends.local.engine.attention import PackedStep, attending
-from illm.backends.local.engine.illustrated import model_inputs
+from illm.backends.local.engine.illustrated import Illustrated, model_inputs
 from illm.backends.local.engine.kv import KVSlab
 from illm.backends.local.engine.scheduler import Copy, Piece
 from illm.backends.local.engine.scores import score_prompt
@@ -23,13 +23,25 @@ class Forward(Protocol):
         """Copy keys and values, in this order."""
 
 
+class OneToken(Protocol):
+    """A shorter way to compute one token of one sequence."""
+
+    def logits(self, piece: Piece, kv: KVSlab) -> torch.Tensor:
+        """Return `(1, vocabulary)`."""
+
+
 class Runner:
     """A model and its KV memory.
 
     Args:
         model: a causal language model whose attention function is ours.
         kv: sized for it.
+
+    Attributes:
+        one_token: a shorter way for a sequence that decodes alone, where there is one.
     """
+
+    one_token: OneToken | None = None
 
     def __init__(self, model: Any, kv: KVSlab) -> None:
         self._model = model
@@ -46,6 +58,11 @@ class Runner:
         Returns:
             the sequences that sample now, and their logits, `(len(sequences), vocabulary)`.
         """
+        if self.one_token is not None and _decodes_alone(pieces):
+            sequence = pieces[0].sequence
+            logits = self.one_token.logits(pieces[0], self._kv)
+            sequence.computed += 1
+            return [sequence], logits
         # Neighbours in length share an attention call, see `attention`.
         ordered = sorted(pieces, key=lambda piece: (piece.size > 1, piece.start))
         tokens: list[int] = []
@@ -77,6 +94,16 @@ class Runner:
         for sequence, _, size, _ in ordered:
             sequence.computed += size
         return sampling, logits[: len(wanted)]
+
+
+def _decodes_alone(pieces: Sequence[Piece]) -> bool:
+    sequence, start, size, samples = pieces[0]
+    return (
+        len(pieces) == size == 1
+        and samples
+        and not _overlap(sequence.unscored, start, size)
+        and not isinstance(sequence.request.prompt, Illustrated)
+    )
 
 
 def _overlap(unscored: range, start: int, size: int) -> range:
