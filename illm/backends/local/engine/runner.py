@@ -97,13 +97,8 @@ class Runner:
 
 
 def _decodes_alone(pieces: Sequence[Piece]) -> bool:
-    sequence, start, size, samples = pieces[0]
-    return (
-        len(pieces) == size == 1
-        and samples
-        and not _overlap(sequence.unscored, start, size)
-        and not isinstance(sequence.request.prompt, Illustrated)
-    )
+    sequence, _, size, samples = pieces[0]
+    return len(pieces) == size == 1 and samples and not isinstance(sequence.request.prompt, Illustrated)
 
 
 def _overlap(unscored: range, start: int, size: int) -> range:
