@@ -198,6 +198,7 @@ def total(usages: Sequence[Usage], n: int) -> Usage:
         # A server may leave cached tokens out of a prompt's count: whichever part counted most counted the prompt.
         prompt_tokens=sum(max(part.prompt_tokens for part in parts) for parts in prompts),
         completion_tokens=sum(part.completion_tokens for part in usages),
+        reasoning_tokens=sum(part.reasoning_tokens for part in usages),
         # Later parts find what the first one left behind; only what all found was there before the request.
         cached_tokens=sum(min(part.cached_tokens for part in parts) for parts in prompts),
     )

@@ -146,11 +146,19 @@ class Tokens:
 
 @value(frozen=True, slots=True)
 class Usage:
-    """Token counts of the whole request: a prompt counts once, however many choices continue it."""
+    """Token counts of the whole request: a prompt counts once, however many choices continue it.
+
+    Args:
+        prompt_tokens: of all prompts.
+        completion_tokens: of all choices.
+        cached_tokens: of the prompts, those that nobody had to compute.
+        reasoning_tokens: of the choices, those that are reasoning, tags included.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @value(frozen=True, slots=True)

@@ -164,12 +164,12 @@ async def test_what_is_not_yet_wanted_stays_with_its_producer(ref):
 async def test_usage_counts_a_prompt_once_and_every_completion(ref):
     with fan_out.enter(ref, completion("a", "b", n=2)) as call:
         # The second part of a prompt found it cached, and the server left it out of the count.
-        counts = [Usage(10, 1), Usage(0, 2), Usage(20, 4, 5), Usage(20, 8, 20)]
+        counts = [Usage(10, 1), Usage(0, 2), Usage(20, 4, 5, 3), Usage(20, 8, 20, 4)]
         for part, usage in zip(taken(ref), counts, strict=True):
             part.finish(Finish(0, "stop"), Done(usage))
         events = await read_all(call)
     assert [event.index for event in events[:-1]] == [0, 1, 2, 3]
-    assert events[-1] == Done(Usage(30, 15, 5))
+    assert events[-1] == Done(Usage(30, 15, 5, 7))
 
 
 async def test_a_part_that_is_done_early_waits_for_the_others(ref):

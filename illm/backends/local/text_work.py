@@ -57,10 +57,17 @@ class Conversation:
     contest: Contest | None
     unechoed: set[int]
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
     cached: dict[int, int] = field(default_factory=dict)
     """How much of each prompt nobody had to compute, not even its first choice for the others."""
     readers: dict[int, AnswerReader] = field(default_factory=dict)
     """By sequence, where an answer is more than text."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost, once it has ended."""
+        cached = sum(self.cached.values())
+        return Usage(self.prompt_tokens, self.completion_tokens, cached, self.reasoning_tokens)
 
     def prompt_of(self, index: int) -> int:
         """Return which prompt the sequence with this index continues."""
@@ -172,7 +179,7 @@ class TextWork:
         except BaseException as error:
             self._drop(conversation)
             if isinstance(error, RequestTooLarge):
-                raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param="max_tokens") from error
+                raise GatewayError(Kind.CONTEXT_LENGTH, str(error), param=error.param) from error
             raise
         self._by_call[key] = conversation
         self._by_sequence.update(dict.fromkeys(conversation.sequences, conversation))
@@ -226,7 +233,10 @@ class TextWork:
         if reader is None:
             events: list[Event] = [text] if output.text or logprobs else []
         else:
+            thought = reader.thinks
             events, finish = self._read(reader, output, text)
+            if thought or reader.thinks:
+                conversation.reasoning_tokens += output.tokens
         if prepared.echoes and index in conversation.unechoed:
             conversation.unechoed.discard(index)
             prompt = conversation.prompt_of(index)
@@ -243,8 +253,7 @@ class TextWork:
             conversation.running -= 1
             if conversation.running == 0:
                 del self._by_call[conversation.key]
-                cached = sum(conversation.cached.values())
-                events.append(Done(Usage(conversation.prompt_tokens, conversation.completion_tokens, cached)))
+                events.append(Done(conversation.usage))
         return tuple(events)
 
     def _tokens(self, request: Tokenize | Detokenize) -> tuple[Event, ...]:

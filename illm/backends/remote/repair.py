@@ -95,11 +95,12 @@ def read_usage(usage: Any) -> Usage | None:
     """Read a usage object for the log; `None` where it is none."""
     if not isinstance(usage, dict):
         return None
-    details = usage.get("prompt_tokens_details")
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return Usage(
         _count(usage.get("prompt_tokens")),
         _count(usage.get("completion_tokens")),
-        _count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else 0,
+        _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else 0,
     )
 
 

@@ -73,7 +73,10 @@ async def test_reasoning_that_the_template_opened(reciting):
     request = {**ASKED, "tools": [GET]}
     answer = f'Hm.\n<tool_call>?\n</think>\n\nYes.\n<tool_call>{{"name": "get", "arguments": {ARGUMENTS}}}</tool_call>'
     async with serving(reciting(THINKING, answer, request)) as asks:
-        message = (await asks.whole(**request)).choices[0].message
+        whole = await asks.whole(**request)
+        message = whole.choices[0].message
+        thoughts = whole.usage.completion_tokens_details.reasoning_tokens
+        assert 0 < thoughts < whole.usage.completion_tokens
         assert (message.reasoning_content, message.content) == ("Hm.\n<tool_call>?", "Yes.")
         assert calls_of(message) == [["get", ARGUMENTS]]
         parts = await asks.streamed(**request)

@@ -60,6 +60,11 @@ class AnswerReader:
         self._new_id = new_id
         self._count = 0
 
+    @property
+    def thinks(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._thinking is not None and self._thinking.open
+
     def feed(self, text: str) -> list[Event]:
         """Return what this text makes clear."""
         if self._thinking is None:

@@ -41,6 +41,11 @@ class ThinkingReader:
         self._buffer = ""
         self._place = "beginning" if opened else "before"
 
+    @property
+    def open(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._place in ("beginning", "inside")
+
     def feed(self, text: str) -> list[Piece]:
         """Return what this text makes clear."""
         self._buffer += text

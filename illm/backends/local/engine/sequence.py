@@ -14,7 +14,16 @@ if TYPE_CHECKING:  # it has tensors, which this file need not know
 
 
 class RequestTooLarge(ValueError):  # noqa: N818  # names the thing refused
-    """The sequence could never fit the model's context or the KV memory."""
+    """The sequence could never fit the model's context or the memory.
+
+    Args:
+        message: what, of what.
+        param: what is asked for too much of, by OpenAI's name.
+    """
+
+    def __init__(self, message: str, param: str = "max_tokens") -> None:
+        super().__init__(message)
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

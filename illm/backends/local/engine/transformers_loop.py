@@ -18,8 +18,12 @@ from illm.backends.local.engine.kv import LayerShape, default_tokens
 from illm.backends.local.engine.norms import fuse_norms
 from illm.backends.local.engine.own_cache import Keeping, OwnCacheRunner
 from illm.backends.local.engine.packed import pack
+from illm.backends.local.engine.sequence import RequestTooLarge, SequenceRequest
 
 _log = logging.getLogger(__name__)
+
+_SCORED = 1 << 30
+"""Bytes that the logits of one prompt may take."""
 
 _MOST_SEQUENCES = 8
 """Sequences that take turns: a step is a forward for each, and nothing can be cancelled within it."""
@@ -72,6 +76,16 @@ class TransformersEngine(Engine):
         self._quantize(model, head)
         self._open(model, decode, runner, pool, limit, max_sequences=most, busy_chunk=whole, idle_chunk=whole)
         _log.info("Transformers' own loop: %s; %d at once, context %d", keeping.value, most, self.context)
+
+    def add(self, request: SequenceRequest) -> None:
+        """As `Engine.add`; a prompt whose tokens are scored goes through the head as a whole, so it has a limit."""
+        most = _SCORED // (4 * self._vocabulary)
+        if request.prompt_scores and len(request.prompt) > most:
+            raise RequestTooLarge(
+                f"a prompt of {len(request.prompt)} tokens is to be scored, more than the {most} there is room for",
+                "echo",
+            )
+        super().add(request)
 
 
 def _tried(model: Any, expected: selfcheck.Reference) -> Keeping:

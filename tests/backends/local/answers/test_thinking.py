@@ -43,3 +43,14 @@ def test_other_tags():
     assert tags == TAGS[1]
     assert pieces_of(ThinkingReader(tags, opened=False), ["[THINK]a[/THI", "NK]b"]) == [Thought("a"), Said("b")]
     assert tags_in("no such thing") is None
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_it_is_open_between_the_tags_and_nowhere_else(opened):
+    reader = ThinkingReader(opened=opened)
+    states = [reader.open]
+    tag = ("", "") if opened else ("<thi", "nk>")
+    for text in (*tag, "\nHm", "</thi", "nk>", "\n", "Yes <think>"):
+        reader.feed(text)
+        states.append(reader.open)
+    assert states == [opened, opened, True, True, True, False, False, False]

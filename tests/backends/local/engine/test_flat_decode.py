@@ -69,7 +69,7 @@ def test_its_logits_are_those_of_the_model_itself(family):
     for tokens, row in seen:
         with torch.inference_mode():
             expected = exact(torch.tensor([tokens])).logits[0, -1]
-        # What rounding weights to eight bits and states to bfloat16 does; a wrong window or turn is of the order of one.
+        # What rounding weights and states does; a wrong window or turn is of the order of one.
         assert (row - expected).norm() < 0.1 * (expected - expected.mean()).norm()
 
 

@@ -10,7 +10,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra `local`")
 transformers = pytest.importorskip("transformers", reason="needs the extra `local`")
 
-from illm.backends.local.engine import RequestTooLarge, SequenceRequest, UnsupportedModel, engine_for, selfcheck
+from illm.backends.local.engine import (
+    RequestTooLarge,
+    SequenceRequest,
+    UnsupportedModel,
+    engine_for,
+    selfcheck,
+    transformers_loop,
+)
 from illm.backends.local.engine.own_cache import Keeping, OwnCacheRunner
 from illm.backends.local.engine.transformers_loop import TransformersEngine
 
@@ -254,3 +261,16 @@ def test_memory_a_token_takes_is_measured():
     attention = OwnCacheRunner(make("llama"), Keeping.EACH)
     assert attention.bytes_a_token() == 3 * 2 * 2 * 16 * 4 + 8  # and the mask
     assert OwnCacheRunner(build("mamba"), Keeping.EACH).bytes_a_token() <= 16
+
+
+def test_a_prompt_whose_scores_would_not_fit_is_refused_before_it_runs(model, monkeypatch):
+    monkeypatch.setattr(transformers_loop, "_SCORED", 4 * VOCABULARY * 6)
+    engine = TransformersEngine(model, spell, kv_tokens=512)
+    fits, too_long = prompt(6), prompt(7)
+    engine.add(SequenceRequest(id=1, prompt=fits, max_new_tokens=0, logprobs=1, prompt_scores=True))
+    with pytest.raises(RequestTooLarge, match="more than the 6 there") as refused:
+        engine.add(SequenceRequest(id=2, prompt=too_long, max_new_tokens=0, logprobs=1, prompt_scores=True))
+    assert refused.value.param == "echo"
+    engine.add(SequenceRequest(id=2, prompt=too_long, max_new_tokens=1, logprobs=1))
+    outputs = run(engine)
+    assert engine.stats.finished == 2, outputs
