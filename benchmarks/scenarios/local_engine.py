@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
+import httpx
+
 from benchmarks.engine_joining import again, joining
 from benchmarks.engine_load import Stream, decoding, embed, write
 from benchmarks.footprint import family, memory
@@ -66,7 +68,7 @@ def _one_life(system: System, number: int, quick: bool) -> Iterator[Sample]:
                     yield _embedded(running, number, texts, 0.5 if quick else 3.0)
         if system.name == OURS.name:
             yield from _path(system, number, quick)
-    except RuntimeError as error:
+    except (RuntimeError, httpx.HTTPError) as error:  # it refused, or is gone: the others are measured all the same
         say(f"{system.name}: {error}")
         yield Sample("local_engine", "start", system.name, number, {}, {"failed": 1})
 

@@ -5,8 +5,9 @@ to the Python between them.  Here the layers that Llama, Mistral, Qwen3 and Gemm
 about half as many: queries and keys are normed and turned together, what is added up stays float32, and each row is
 made twice at once, as the kernel wants it.
 
-What else a model may do is not known here.  So its own step is the measure: where this one says something else, or
-cannot be built, the model's own stays.
+What else a model may do is not known here.  So only families are taken whose code has been read, as some do more only
+far into a text; and the model's own step is the measure: where this one says something else, or cannot be built, the
+model's own stays.
 """
 
 import inspect
@@ -27,6 +28,9 @@ from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
 _log = logging.getLogger(__name__)
+
+_FAMILIES = frozenset({"llama", "mistral", "qwen3", "gemma3_text"})
+"""Transformers' `model_type`, of the text model where there are several."""
 
 Turns = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of a position, each `(1, dim)`, the sines' first half negative."""
@@ -113,6 +117,8 @@ class FlatDecode:
 
     def __init__(self, model: Any) -> None:
         text = model.config.get_text_config(decoder=True)
+        if text.model_type not in _FAMILIES:
+            raise ValueError(f"{text.model_type} is not a family that is known here")
         if getattr(text, "final_logit_softcapping", None) is not None:  # too slight to be seen in a comparison
             raise ValueError("it caps its logits")
         decoder = model.get_decoder()
