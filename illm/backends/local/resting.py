@@ -34,12 +34,14 @@ def leave_pool() -> bool:
     """End the other threads of the calling thread's OpenMP pool.
 
     Returns:
-        whether OpenMP did so; False as well where torch is not loaded or has an OpenMP that cannot.
+        whether OpenMP did so; False as well where torch is not loaded or has another OpenMP than GNU's.
     """
     torch = sys.modules.get("torch")
     if torch is None:
         return False
     with suppress(AttributeError, OSError):  # an OpenMP older than 5.0, or none
         openmp = ctypes.CDLL(torch._C.__file__)  # finds what torch itself is linked to
+        if hasattr(openmp, "__kmpc_fork_call"):  # LLVM's, whose pause concerns every thread of the process
+            return False
         return int(openmp.omp_pause_resource(_SOFT, openmp.omp_get_initial_device())) == 0
     return False

@@ -1,5 +1,7 @@
 """A thread without work keeps no pool."""
 
+# ruff: noqa: E402  (without torch the rest must not be imported)
+
 import sys
 import threading
 from collections.abc import Callable
@@ -8,7 +10,8 @@ from queue import SimpleQueue
 from time import monotonic
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs the extra `local`")
 
 from illm.backends.local.resting import leave_pool, take
 
@@ -46,7 +49,7 @@ def _gone(threads: set[str]) -> bool:
     return True
 
 
-def _multiply() -> torch.Tensor:
+def _multiply() -> object:
     """Something large enough for two threads."""
     return torch.ones(1 << 20).exp()
 
@@ -114,3 +117,31 @@ def test_an_openmp_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("illm.backends.local.resting.ctypes.CDLL", refuse)
     assert not leave_pool()
+
+
+def test_another_openmp_whose_pause_is_everybodys_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LLVM:
+        """What is asked of the library: pausing it is no part."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "__kmpc_fork_call":
+                return print
+            raise AssertionError(name)
+
+    monkeypatch.setattr("illm.backends.local.resting.ctypes.CDLL", lambda path: LLVM())
+    assert not leave_pool()
+
+
+def test_the_number_of_threads_that_was_set_stays() -> None:
+    def act() -> None:
+        torch.set_num_threads(3)
+        before = _threads()
+        _multiply()
+        assert len(_threads() - before) == 2
+        assert leave_pool()
+        assert torch.get_num_threads() == 3
+        assert _gone(_threads() - before)
+        _multiply()
+        assert len(_threads() - before) == 2
+
+    _in_a_thread(act)
