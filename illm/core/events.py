@@ -152,7 +152,7 @@ class Usage:
         prompt_tokens: of all prompts.
         completion_tokens: of all choices.
         cached_tokens: of the prompts, those that nobody had to compute.
-        reasoning_tokens: of the choices, those that are reasoning, tags included.
+        reasoning_tokens: of the choices, those that are reasoning, where the backend counts them.
     """
 
     prompt_tokens: int = 0

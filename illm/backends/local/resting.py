@@ -3,7 +3,7 @@
 Threads of GNU's OpenMP meet hundreds of times in a step, and spin for each other while there are no more of them in the
 process than cores, in all pools together; with more they sleep, and a step takes half as long again.  So an embedder
 that has answered once would slow a language model beside it for good, though it does nothing any more.  A pool is made
-again at the next product, within a fifth of a millisecond.
+again at the next product, which after a rest takes no longer than with one that has to be woken.
 """
 
 import ctypes

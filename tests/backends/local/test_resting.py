@@ -4,7 +4,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
@@ -24,12 +24,20 @@ def _threads() -> set[str]:
     return {task.name for task in Path("/proc/self/task").iterdir()}
 
 
-def _in_a_thread(act: Callable[[], None]) -> None:
+def _in_a_thread(act: Callable[[Callable[[], set[str]]], None], threads: int = 2) -> None:
+    """Act in a thread of its own, given what multiplies and tells which threads have come since the beginning."""
     failures: list[BaseException] = []
 
     def run() -> None:
+        torch.set_num_threads(threads)
+        before = _threads()
+
+        def multiply() -> set[str]:
+            torch.ones(1 << 20).exp()
+            return _threads() - before
+
         try:
-            act()
+            act(multiply)
         except BaseException as error:
             failures.append(error)
 
@@ -49,40 +57,29 @@ def _gone(threads: set[str]) -> bool:
     return True
 
 
-def _multiply() -> object:
-    """Something large enough for two threads."""
-    return torch.ones(1 << 20).exp()
-
-
 @pytest.fixture(autouse=True)
-def two_threads() -> object:
+def threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-def test_a_pool_goes_and_comes_back() -> None:
-    def act() -> None:
-        torch.set_num_threads(2)
-        before = _threads()
-        expected = _multiply()
-        pool = _threads() - before
-        assert len(pool) == 1
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_pool_goes_and_comes_back_as_large(threads: int) -> None:
+    def act(multiply: Callable[[], set[str]]) -> None:
+        pool = multiply()
+        assert len(pool) == threads - 1
         assert leave_pool()
         assert _gone(pool)
-        assert torch.equal(_multiply(), expected)
-        assert len(_threads() - before) == 1
+        assert torch.get_num_threads() == threads
+        assert len(multiply()) == threads - 1
 
-    _in_a_thread(act)
+    _in_a_thread(act, threads)
 
 
 def test_a_thread_that_waits_for_work_has_no_pool() -> None:
-    def act() -> None:
-        torch.set_num_threads(2)
-        before = _threads()
-        _multiply()
-        pool = _threads() - before
+    def act(multiply: Callable[[], set[str]]) -> None:
+        pool = multiply()
         assert pool
         queue: SimpleQueue[bool] = SimpleQueue()
         sender = threading.Thread(target=lambda: queue.put(_gone(pool)))
@@ -94,14 +91,12 @@ def test_a_thread_that_waits_for_work_has_no_pool() -> None:
 
 
 def test_what_is_there_is_taken_at_once() -> None:
-    def act() -> None:
-        torch.set_num_threads(2)
-        before = _threads()
-        _multiply()
+    def act(multiply: Callable[[], set[str]]) -> None:
+        pool = multiply()
         queue: SimpleQueue[int] = SimpleQueue()
         queue.put(7)
         assert take(queue) == 7
-        assert _threads() - before
+        assert pool <= _threads()
 
     _in_a_thread(act)
 
@@ -130,18 +125,3 @@ def test_another_openmp_whose_pause_is_everybodys_is_left_alone(monkeypatch: pyt
 
     monkeypatch.setattr("illm.backends.local.resting.ctypes.CDLL", lambda path: LLVM())
     assert not leave_pool()
-
-
-def test_the_number_of_threads_that_was_set_stays() -> None:
-    def act() -> None:
-        torch.set_num_threads(3)
-        before = _threads()
-        _multiply()
-        assert len(_threads() - before) == 2
-        assert leave_pool()
-        assert torch.get_num_threads() == 3
-        assert _gone(_threads() - before)
-        _multiply()
-        assert len(_threads() - before) == 2
-
-    _in_a_thread(act)

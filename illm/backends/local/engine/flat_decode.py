@@ -1,9 +1,9 @@
 """A decode step of one sequence with rounded weights, without the model's modules.
 
-When weights are few to read, half of a step of one row goes to operators on a few hundred numbers, eighty a layer, and
-to the Python between them.  Here the layers that Llama, Mistral, Qwen3 and Gemma 3 have in common are written out with
-about half as many: queries and keys are normed and turned together, what is added up stays float32, and each row is
-made twice at once, as the kernel wants it.
+When weights are few to read, much of a step of one row goes to operators on a few hundred numbers, and to the Python
+between them.  Here the layers that Llama, Mistral, Qwen3 and Gemma 3 have in common are written out with fewer: queries
+and keys are normed and turned together, what is added up stays float32, and each row is made twice at once, as the
+kernel wants it.
 
 What else a model may do is not known here.  So only families are taken whose code has been read, as some do more only
 far into a text; and the model's own step is the measure: where this one says something else, or cannot be built, the

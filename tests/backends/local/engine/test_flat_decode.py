@@ -11,7 +11,6 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 
 from illm.backends.local.engine import Engine, SequenceRequest
 from illm.backends.local.engine.flat_decode import FlatDecode
-from illm.backends.local.engine.one_row import SplitInt8
 
 from .tiny import make, prompt
 
@@ -120,18 +119,16 @@ def test_a_cap_of_the_logits_keeps_its_own_step(caplog):
     assert "caps its logits" in caplog.text
 
 
-def test_whatever_fails_in_it_the_model_is_served(monkeypatch):
-    def gone(self, rows):
+def test_whatever_fails_in_it_the_model_is_served(monkeypatch, caplog):
+    def gone(self, piece, kv):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(SplitInt8, "doubled", gone)
-    monkeypatch.setattr(SplitInt8, "__call__", lambda self, rows: rows.new_zeros(len(rows), sum_of(self)))
-    engine = Engine(make("llama", dtype=torch.bfloat16, **_SIZES), str, kv_tokens=256, quantize="int8")
+    monkeypatch.setattr(FlatDecode, "logits", gone)
+    with caplog.at_level(logging.INFO):
+        engine = engine_of(make("llama", dtype=torch.bfloat16, **_SIZES))
     assert engine._runner.one_token is None
-
-
-def sum_of(split):
-    return split._scales.shape[1]
+    assert "RuntimeError: no such operator" in caplog.text
+    assert sum(output.tokens for output in written(engine, prompt(5))) == 8
 
 
 def test_only_a_sequence_that_decodes_alone_takes_it():
