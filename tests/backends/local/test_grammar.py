@@ -67,6 +67,39 @@ def test_random_schemas_are_kept_within_random_limits(grammars, tokenizer):
             raise AssertionError(f"{seed}: {schema} within {limit} gave {text!r}") from error
 
 
+class Clock:
+    """A thread's own time, with so many seconds from one look to the next."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.now, self.looks, self._seconds = 0.0, 0, seconds
+
+    def __call__(self) -> float:
+        self.now += self._seconds[self.looks % len(self._seconds)]
+        self.looks += 1
+        return self.now
+
+
+def test_a_way_to_the_end_is_found_though_the_thread_is_held_up(grammars, monkeypatch):
+    monkeypatch.setattr("illm.backends.local.closing.thread_time", Clock(0.0, 30.0, 0.0, 0.0, 0.0))
+    grammar = schema_grammar(grammars, {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]})
+    assert grammar.start({END}).reserve == len('{"a":0}')
+
+
+def test_a_search_ends_where_every_try_is_slow(grammars, monkeypatch):
+    clock = Clock(0.01)
+    monkeypatch.setattr("illm.backends.local.closing.thread_time", clock)
+    assert grammars.lark("start: /[0-9]+x[0-9]{300}yzzy/", "p").start({END}).reserve is None
+    assert clock.looks < 400
+
+
+def test_a_beginning_is_searched_longer_than_a_step(grammars, tokenizer):
+    """What a step has no time for is known from the beginning, and so kept."""
+    grammar = grammars.lark("start: /[0-9]+x[0-9]{300}yzzy/", "p")
+    way, out = walk(grammar, grammar.start({END}).reserve + 3, random.Random(5))
+    assert way.finished
+    assert text_of(tokenizer, out).endswith("yzzy")
+
+
 def test_what_is_compiled_is_kept_and_no_more_than_so_many(grammars):
     first = grammars.lark('start: "a"', "p")
     assert grammars.lark('start: "a"', "p") is first
