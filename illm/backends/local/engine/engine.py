@@ -15,12 +15,15 @@ from illm.backends.local.engine.attention import NAME
 from illm.backends.local.engine.blocks import BLOCK, BlockPool
 from illm.backends.local.engine.constraint import allowed
 from illm.backends.local.engine.flat_decode import flat_decode
+from illm.backends.local.engine.flat_forward import flat_forward
 from illm.backends.local.engine.illustrated import PictureError
 from illm.backends.local.engine.int8 import head_for, quantize_head
+from illm.backends.local.engine.joined import join
 from illm.backends.local.engine.kv import KVSlab, default_tokens
 from illm.backends.local.engine.norms import fuse_norms, loosen_norms
 from illm.backends.local.engine.one_row import lighten
 from illm.backends.local.engine.packed import pack
+from illm.backends.local.engine.parts import layers_of
 from illm.backends.local.engine.runner import Forward, Runner
 from illm.backends.local.engine.sampler import sample
 from illm.backends.local.engine.scanned_head import ScannedHead, scan, suffices
@@ -94,13 +97,15 @@ class Engine:
         head = head_for(model, quantize)
         layers = pack(model, but=head) if packed else 0
         fuse_norms(model)
+        join(layers_of(model))
         runner = Runner(model, kv)
         pool = BlockPool(kv.blocks, cache=prefix_cache)
         if expected is not None:
             selfcheck.check(runner, pool, expected)
         self._quantize(model, head)  # after the check, whose tolerance is for rounding only
-        if head is not None:
-            runner.one_token = flat_decode(model, runner, pool, kv)
+        if layers or head is not None:
+            ways = (flat_decode(model, runner, pool) if head is not None else None, flat_forward(model, runner, pool))
+            runner.written = [way for way in ways if way is not None]
         self._open(
             model, decode, runner, pool, limit,
             max_sequences=max_sequences, busy_chunk=busy_chunk, idle_chunk=idle_chunk,

@@ -5,14 +5,11 @@ between them.  Here the layers that Llama, Mistral, Qwen3 and Gemma 3 have in co
 and keys are normed and turned together, what is added up stays float32, and each row is made twice at once, as the
 kernel wants it.
 
-What else a model may do is not known here.  So only families are taken whose code has been read, as some do more only
-far into a text; and the model's own step is the measure: where this one says something else, or cannot be built, the
-model's own stays.
+The model's own step is the measure: where this one says something else, or cannot be built, the model's own stays.
 """
 
-import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -20,20 +17,14 @@ import torch
 
 from illm.backends.local.engine.attention import PackedStep
 from illm.backends.local.engine.blocks import BlockPool
-from illm.backends.local.engine.kv import KVSlab
-from illm.backends.local.engine.norms import LooseNorm
+from illm.backends.local.engine.norms import LooseNorm, over_heads
 from illm.backends.local.engine.one_row import OneRowLinear, SplitInt8
+from illm.backends.local.engine.parts import LayerParts, Turns, parts_of
 from illm.backends.local.engine.runner import Runner
 from illm.backends.local.engine.scheduler import Piece
 from illm.backends.local.engine.sequence import LiveSequence, SequenceRequest
 
 _log = logging.getLogger(__name__)
-
-_FAMILIES = frozenset({"llama", "mistral", "qwen3", "gemma3_text"})
-"""Transformers' `model_type`, of the text model where there are several."""
-
-Turns = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines of a position, each `(1, dim)`, the sines' first half negative."""
 
 
 class _Norm(NamedTuple):
@@ -116,61 +107,34 @@ class FlatDecode:
     """
 
     def __init__(self, model: Any) -> None:
-        text = model.config.get_text_config(decoder=True)
-        if text.model_type not in _FAMILIES:
-            raise ValueError(f"{text.model_type} is not a family that is known here")
-        if getattr(text, "final_logit_softcapping", None) is not None:  # too slight to be seen in a comparison
-            raise ValueError("it caps its logits")
-        decoder = model.get_decoder()
-        self._head = model.get_output_embeddings()
-        self._embed, self._turns = decoder.embed_tokens, decoder.rotary_emb
-        kinds = getattr(text, "layer_types", None) or []
-        by_kind = "layer_type" in inspect.signature(self._turns.forward).parameters
-        self._layers = [
-            _layer(layer, kinds[at] if by_kind else None)
-            for at, layer in enumerate(decoder.layers[: text.num_hidden_layers])
-        ]
-        self._norm = _norm(decoder.norm)
+        self._parts = parts_of(model)
+        self._layers = [_layer(layer) for layer in self._parts.layers]
+        self._norm = _norm(self._parts.norm)
 
-    def logits(self, piece: Piece, kv: KVSlab) -> torch.Tensor:
-        """Compute one token of a sequence.
+    def takes(self, tokens: int) -> bool:
+        """See `runner.Written`."""
+        return tokens == 1
 
-        Args:
-            piece: of size one.
-            kv: where the sequence's keys and values are, and this token's come.
-
-        Returns:
-            `(1, vocabulary)`.
-        """
-        with torch.inference_mode():
-            return self._logits(piece, kv)
-
-    def _logits(self, piece: Piece, kv: KVSlab) -> torch.Tensor:
-        token, place = piece.sequence.tokens[piece.start], torch.tensor([[piece.start]])
-        step = PackedStep([piece], kv)
-        row = self._embed(torch.tensor([[token]]))[0]
-        turns = {kind: self._turn(row, place, kind) for kind in {layer.kind for layer in self._layers}}
+    def logits(
+        self, step: PackedStep, tokens: Sequence[int], positions: list[int], rows: Sequence[int]
+    ) -> torch.Tensor:
+        """See `runner.Written`."""
+        row = self._parts.embed(torch.tensor([tokens]))[0]
+        turns = self._parts.turns(row, positions)
+        wide = {kind: (cosines.float(), sines.float()) for kind, (cosines, sines) in turns.items()}
         state = row.float()
         for layer in self._layers:
-            layer(state, turns[layer.kind], step)
-        logits: torch.Tensor = self._head(self._norm(state).to(row.dtype))
-        return logits
-
-    def _turn(self, row: torch.Tensor, place: torch.Tensor, kind: str | None) -> Turns:
-        cosines, sines = self._turns(row, place, *(() if kind is None else (kind,)))
-        cosines, sines = cosines[0].float(), sines[0].float()
-        sines[:, : sines.shape[1] // 2].neg_()
-        return cosines, sines
+            layer(state, wide[layer.kind], step)
+        return self._parts.head(self._norm(state).to(row.dtype)[: len(rows)])
 
 
-def flat_decode(model: Any, runner: Runner, pool: BlockPool, kv: KVSlab) -> FlatDecode | None:
+def flat_decode(model: Any, runner: Runner, pool: BlockPool) -> FlatDecode | None:
     """Return the model's decode step, where it says what the model's own does.
 
     Args:
         model: as it serves, its weights rounded.
-        runner: of the model.
+        runner: of the model, without a written-out forward.
         pool: of the memory's blocks; a few are borrowed.
-        kv: the memory.
     """
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     prompt = [(31 * at + 1000) % vocabulary for at in range(_PROMPT)]
@@ -180,16 +144,24 @@ def flat_decode(model: Any, runner: Runner, pool: BlockPool, kv: KVSlab) -> Flat
             return None
         flat = FlatDecode(model)
         runner.run([Piece(sequence, 0, _PROMPT - _TRIED, True)])
-        pieces = [Piece(sequence, at, 1, True) for at in range(_PROMPT - _TRIED, _PROMPT)]
-        errors = [_distance(runner.run([piece])[1], flat.logits(piece, kv)) for piece in pieces]
+        errors = []
+        for at in range(_PROMPT - _TRIED, _PROMPT):
+            expected, found = (_step(runner, sequence, at, written) for written in ((), (flat,)))
+            errors.append(_distance(expected, found))
         if not median(errors) <= _ROUNDING:  # also when it is no number
             raise ValueError(f"its own step says something else (relative error {median(errors):.2g})")
     except Exception as error:  # a model's code is its own, and its own step is always there
         _log.info("a step of one sequence goes through the model's modules: %s: %s", type(error).__name__, error)
         return None
     finally:
+        runner.written = ()
         pool.release(sequence.blocks)
     return flat
+
+
+def _step(runner: Runner, sequence: LiveSequence, at: int, written: Sequence[FlatDecode]) -> torch.Tensor:
+    runner.written = written
+    return runner.run([Piece(sequence, at, 1, True)])[1]
 
 
 _PROMPT, _TRIED = 16, 8  # tokens
@@ -206,30 +178,22 @@ def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
     return float((found.float() - expected).norm() / (expected - expected.mean()).norm())
 
 
-def _layer(layer: Any, kind: str | None) -> _Layer:
-    attention, forward = layer.self_attn, layer.mlp
+def _layer(layer: LayerParts) -> _Layer:
+    attention, forward = layer.attention, layer.forward
     product = _together(attention.q_proj, attention.k_proj, attention.v_proj)
-    dim = attention.head_dim
-    heads, shared = attention.q_proj.out_features // dim, attention.k_proj.out_features // dim
-    normed = getattr(attention, "q_norm", None) is not None
-    behind = hasattr(layer, "pre_feedforward_layernorm")
-    known = {"input_layernorm", "post_attention_layernorm", "self_attn", "mlp"}
-    known |= {"pre_feedforward_layernorm", "post_feedforward_layernorm"} if behind else set()
-    if {name for name, _ in layer.named_children()} != known:
-        raise ValueError("its layers have other parts")
     return _Layer(
-        before=_norm(layer.input_layernorm, copies=2),
+        before=_norm(layer.before, copies=2),
         attention=_Attention(
-            attention, product, _norm_of_both(attention, heads, shared) if normed else None,
-            _alone(attention.o_proj), heads, shared, dim, {"scaling": attention.scaling},
+            attention, product, None if layer.query_norm is None else _norm_of_both(layer),
+            _alone(attention.o_proj), layer.heads, layer.shared, layer.dim, {"scaling": attention.scaling},
         ),
-        behind=_norm(layer.post_attention_layernorm) if behind else None,
-        before_forward=_norm(layer.pre_feedforward_layernorm if behind else layer.post_attention_layernorm, copies=2),
+        behind=None if layer.behind is None else _norm(layer.behind),
+        before_forward=_norm(layer.before_forward, copies=2),
         product=_together(forward.gate_proj, forward.up_proj),
         activation=forward.act_fn,
         down=_alone(forward.down_proj),
-        behind_forward=_norm(layer.post_feedforward_layernorm) if behind else None,
-        kind=kind,
+        behind_forward=None if layer.behind_forward is None else _norm(layer.behind_forward),
+        kind=layer.kind,
     )  # fmt: skip
 
 
@@ -239,18 +203,18 @@ def _norm(norm: Any, *, copies: int = 1) -> _Norm:
     return _Norm(norm.scale.expand(copies, -1).contiguous(), norm.least)
 
 
-def _norm_of_both(attention: Any, heads: int, shared: int) -> _Norm:
-    query, key = _norm(attention.q_norm), _norm(attention.k_norm)
-    if not torch.equal(query.least, key.least) or query.scale.shape[1] != attention.head_dim:
+def _norm_of_both(layer: LayerParts) -> _Norm:
+    norm = over_heads((layer.query_norm, layer.heads), (layer.key_norm, layer.shared))
+    if type(norm) is not LooseNorm or norm.scale.shape[1] != layer.dim:
         raise ValueError("its queries and keys are not normed alike, head by head")
-    return _Norm(torch.cat((query.scale.expand(heads, -1), key.scale.expand(shared, -1))), query.least)
+    return _Norm(norm.scale, norm.least)
 
 
 def _together(*layers: Any) -> SplitInt8:
     found = {id(_siblings(layer)): _siblings(layer) for layer in layers}
     if len(found) != 1:
         raise ValueError("its layers are not one product")
-    split: SplitInt8 = next(iter(found.values())).split
+    split: SplitInt8 = next(iter(found.values())).whole
     return split
 
 

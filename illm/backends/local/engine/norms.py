@@ -21,23 +21,26 @@ class FusedNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type ch
     """A norm over the last dimension, computed in float32.
 
     Args:
-        weight: `(dim,)`, the model's.
+        weight: `(dim,)`, the model's; `(heads, dim)` for rows of heads with weights of their own.
         eps: what is added to the mean square.
-        scale: `(dim,)` float32 to multiply by before the result gets the input's type; None to multiply by `weight`
-            after that.
+        scale: of the same shape, float32, to multiply by before the result gets the input's type; None to multiply by
+            `weight` after that.
     """
 
     def __init__(self, weight: nn.Parameter, eps: float, scale: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = weight
         self.eps = eps
-        self._shape = tuple(weight.shape)
+        self._shape = tuple(weight.shape[-1:])
         self.scale = scale
+        self._alike = None if weight.dim() > 1 else scale
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         # Two types in one call would be slower, and PyTorch says so each time.
-        normed = functional.rms_norm(rows.float(), self._shape, self.scale, self.eps).to(rows.dtype)
-        return normed if self.scale is not None else self.weight * normed
+        normed = functional.rms_norm(rows.float(), self._shape, self._alike, self.eps)
+        if self.scale is None:
+            return self.weight * normed.to(rows.dtype)
+        return (normed if self._alike is not None else normed.mul_(self.scale)).to(rows.dtype)
 
 
 class LooseNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type checker
@@ -47,25 +50,55 @@ class LooseNorm(nn.Module):  # type: ignore[misc]  # torch is Any to the type ch
         norm: what it stands for.
 
     Attributes:
-        scale: `(dim,)` float32, what to multiply by.
+        scale: `(dim,)` or `(heads, dim)` float32, what to multiply by.
         least: what a length is made larger by, as the other side of a right angle.
     """
 
     def __init__(self, norm: FusedNorm) -> None:
         super().__init__()
+        self._exact = (norm,)  # not as a child: it is no part of the model any more
         self.weight = norm.weight
         self.eps = norm.eps
-        root = math.sqrt(len(norm.weight))
+        root = math.sqrt(norm.weight.shape[-1])
         scale = norm.weight.detach().float() if norm.scale is None else norm.scale
         # With n numbers of length l: 1 / sqrt(l * l / n + eps) = sqrt(n) / hypot(l, sqrt(n * eps)).
         self.scale = scale * root
         self.least = torch.tensor(root * math.sqrt(norm.eps), dtype=torch.float32)
+
+    @property
+    def exact(self) -> FusedNorm:
+        """What it stands for."""
+        return self._exact[0]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         # A copy, as it is worked in: `float` gives float32 back as it is.
         wide = rows.to(torch.float32, copy=True)
         length = torch.linalg.vector_norm(wide, 2, -1, keepdim=True)
         return wide.div_(length.hypot_(self.least)).mul_(self.scale).to(rows.dtype)
+
+
+def over_heads(*norms: tuple[Any, int]) -> FusedNorm | LooseNorm:
+    """Return one norm for heads that stand side by side, `(..., heads, dim)`.
+
+    Args:
+        norms: each with how many heads it is for.
+
+    Raises:
+        TypeError: they are not all fused, or all loose.
+        ValueError: they differ in more than their weights.
+    """
+    kinds = {type(norm) for norm, _ in norms}
+    if kinds == {LooseNorm}:
+        exact = over_heads(*((norm.exact, heads) for norm, heads in norms))
+        return LooseNorm(exact)
+    if kinds != {FusedNorm}:
+        raise TypeError("their norms are not of a kind that is known here")
+    if len({(norm.eps, norm.scale is None, tuple(norm.weight.shape)) for norm, _ in norms}) > 1:
+        raise ValueError("their norms are not alike")
+    weight = torch.cat([norm.weight.detach().expand(heads, -1) for norm, heads in norms])
+    scales = [norm.scale for norm, _ in norms]
+    scale = None if scales[0] is None else torch.cat([norm.scale.expand(heads, -1) for norm, heads in norms])
+    return FusedNorm(weight, norms[0][0].eps, scale)
 
 
 def loosen_norms(model: Any) -> int:

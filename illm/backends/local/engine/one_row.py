@@ -6,19 +6,18 @@ while its kernels for int8 weights and float activations do not.  So int8 weight
 other.  Activations are not rounded, so little is lost.  For more rows than one that kernel is the slower one; they go
 where they went before.
 
-For one row a call costs nearly as much as its product, so layers that are given the same row are one product.
-
 The operators are private to PyTorch, so they are tried on a small example first.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from illm.backends.local.engine.joined import JoinedLinear, Siblings, together
 from illm.backends.local.engine.packed import PackedLinear
 
 _log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ _GROUP = 64  # weights that share a scale
 _LARGEST = 119  # 16 * 7 + 7: what two signed int4 can say
 _OUT = 16  # the kernel's block of outputs
 _SMALLEST_SCALE = 1e-12
-_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_EXACT = (PackedLinear, JoinedLinear)
 
 
 class SplitInt8:
@@ -50,39 +49,12 @@ class SplitInt8:
         self._scales = torch.stack((both, torch.zeros_like(both)), 2).contiguous()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return `(rows, out)` for bfloat16 `(rows, in)`."""
-        return self.doubled(torch.cat((rows, rows), 1))
+        """Return `(..., out)` for bfloat16 `(..., in)`."""
+        return self.doubled(torch.cat((rows, rows), -1).view(-1, 2 * rows.shape[-1])).view(*rows.shape[:-1], -1)
 
     def doubled(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `(rows, out)` for bfloat16 `(rows, 2 * in)`, each row twice behind itself."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._weight, _GROUP, self._scales)
-
-
-class Siblings:
-    """Layers that are given the same row one after the other: their product is made when the first is asked.
-
-    Args:
-        layers: in the order in which a model asks them; without bias.
-
-    Attributes:
-        split: all their weights.
-    """
-
-    def __init__(self, layers: Sequence[PackedLinear]) -> None:
-        self.split = SplitInt8(torch.cat([layer.weight() for layer in layers]))
-        self._sizes = [layer.out_features for layer in layers]
-        self._rows: torch.Tensor | None = None
-        self._made: tuple[torch.Tensor, ...] = ()
-
-    def product(self, rows: torch.Tensor, which: int) -> torch.Tensor:
-        """Return what one of the layers makes of `rows`, `(rows, in)`."""
-        if which == 0 or rows is not self._rows:
-            self._rows = rows
-            self._made = self.split(rows.view(-1, rows.shape[-1])).split(self._sizes, 1)
-        made = self._made[which]
-        if which == len(self._sizes) - 1:
-            self._rows, self._made = None, ()
-        return made
 
 
 class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type checker
@@ -90,28 +62,29 @@ class OneRowLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
 
     Args:
         packed: the exact layer, without bias; it becomes part of this one.
-        siblings: its weights, and those of the layers that are given the same row; None for its own alone.
+        siblings: int8 weights, also of the layers that are given the same row; None for its own alone.
         which: the layer's place among them.
 
     Attributes:
         most: for up to how many rows the int8 weights are used; more than one only to measure what they cost.
-        siblings: the layers it is one product with.
+        packed: the exact layer.
+        siblings: the layers it is one product with, whose whole is a `SplitInt8`.
     """
 
     most = 1
 
-    def __init__(self, packed: PackedLinear, siblings: Siblings | None = None, which: int = 0) -> None:
+    def __init__(self, packed: PackedLinear | JoinedLinear, siblings: Siblings | None = None, which: int = 0) -> None:
         super().__init__()
         self.in_features = packed.in_features
         self.out_features = packed.out_features
-        self._packed = packed
-        self.siblings = Siblings([packed]) if siblings is None else siblings
+        self.packed = packed
+        self.siblings = _split([packed]) if siblings is None else siblings
         self._which = which
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         if not 0 < rows.numel() <= self.most * self.in_features:
-            return self._packed(rows)
-        return self.siblings.product(rows, self._which).view(*rows.shape[:-1], self.out_features)
+            return self.packed(rows)
+        return self.siblings.product(rows, self._which)
 
 
 def lighten(model: Any) -> int:
@@ -120,7 +93,7 @@ def lighten(model: Any) -> int:
     found = [
         (
             parent,
-            {name: child for name, child in parent.named_children() if type(child) is PackedLinear and suits(child)},
+            {name: child for name, child in parent.named_children() if type(child) in _EXACT and suits(child)},
         )
         for parent in decoder.modules()
     ]
@@ -131,21 +104,19 @@ def lighten(model: Any) -> int:
         return 0
     with torch.inference_mode():
         for parent, children in found:
-            for names in _together(children):
-                siblings = Siblings([children[name] for name in names])
+            for names in together(children):
+                siblings = _split([children[name] for name in names])
                 for which, name in enumerate(names):
                     setattr(parent, name, OneRowLinear(children[name], siblings, which))
     return sum(len(children) for _, children in found)
 
 
-def _together(children: Mapping[str, PackedLinear]) -> list[tuple[str, ...]]:
-    """Return the names of layers by whether they are given the same row."""
-    known = [names for names in _ALIKE if all(name in children for name in names)]
-    known = [names for names in known if len({children[name].in_features for name in names}) == 1]
-    return known + [(name,) for name in children if not any(name in names for names in known)]
+def _split(layers: Sequence[PackedLinear | JoinedLinear]) -> Siblings:
+    weight = torch.cat([layer.weight() for layer in layers])
+    return Siblings(SplitInt8(weight), [layer.out_features for layer in layers])
 
 
-def suits(layer: PackedLinear) -> bool:
+def suits(layer: PackedLinear | JoinedLinear) -> bool:
     """Return whether the kernel can have weights of this layer's shape."""
     return not (layer.biased or layer.in_features % _GROUP or layer.out_features % _OUT)
 

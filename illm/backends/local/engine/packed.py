@@ -24,11 +24,21 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch is Any to the type
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features = linear.in_features
-        self.out_features = linear.out_features
+        self._take(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> "PackedLinear":
+        """Return a layer without bias of plain weights, `(out_features, in_features)`."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._take(weight, None)
+        return layer
+
+    def _take(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.out_features, self.in_features = weight.shape
         # Not a buffer: the layout cannot be moved, saved or cast.
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._bias = bias
 
     @property
     def biased(self) -> bool:

@@ -23,11 +23,26 @@ class Forward(Protocol):
         """Copy keys and values, in this order."""
 
 
-class OneToken(Protocol):
-    """A shorter way to compute one token of one sequence."""
+class Written(Protocol):
+    """A forward that is written out for a family of models, instead of going through their modules."""
 
-    def logits(self, piece: Piece, kv: KVSlab) -> torch.Tensor:
-        """Return `(1, vocabulary)`."""
+    def takes(self, tokens: int) -> bool:
+        """Return whether it is for that many tokens."""
+
+    def logits(
+        self, step: PackedStep, tokens: Sequence[int], positions: list[int], rows: Sequence[int]
+    ) -> torch.Tensor:
+        """Compute tokens in packed order.
+
+        Args:
+            step: the attention.
+            tokens: their ids.
+            positions: their places in their sequences.
+            rows: which of them logits are wanted of.
+
+        Returns:
+            `(len(rows), vocabulary)`.
+        """
 
 
 class Runner:
@@ -38,13 +53,14 @@ class Runner:
         kv: sized for it.
 
     Attributes:
-        one_token: a shorter way for a sequence that decodes alone, where there is one.
+        model: as given.
+        written: shorter ways than the model's own; the first that takes a forward computes it.
     """
 
-    one_token: OneToken | None = None
+    written: Sequence[Written] = ()
 
     def __init__(self, model: Any, kv: KVSlab) -> None:
-        self._model = model
+        self.model = model
         self._kv = kv
 
     def copy(self, copies: Sequence[Copy]) -> None:
@@ -58,11 +74,6 @@ class Runner:
         Returns:
             the sequences that sample now, and their logits, `(len(sequences), vocabulary)`.
         """
-        if self.one_token is not None and _decodes_alone(pieces):
-            sequence = pieces[0].sequence
-            logits = self.one_token.logits(pieces[0], self._kv)
-            sequence.computed += 1
-            return [sequence], logits
         # Neighbours in length share an attention call, see `attention`.
         ordered = sorted(pieces, key=lambda piece: (piece.size > 1, piece.start))
         tokens: list[int] = []
@@ -79,14 +90,8 @@ class Runner:
                 wanted.append(len(tokens) - 1)
                 sampling.append(sequence)
         rows = [*wanted, *(row for _, told in scored for row in told)]
-        device = self._kv.device
-        with torch.inference_mode(), attending(PackedStep(ordered, self._kv)):
-            logits = self._model(
-                **model_inputs(self._model, ordered, tokens, positions),
-                use_cache=False,
-                # The head is the widest layer of all: only for rows that need it.
-                logits_to_keep=torch.tensor(rows, dtype=torch.long, device=device),
-            ).logits[0]
+        with torch.inference_mode():
+            logits = self._forward(ordered, tokens, positions, rows)
         at = len(wanted)
         for sequence, told in scored:
             score_prompt(logits[at : at + len(told)], sequence)
@@ -95,10 +100,22 @@ class Runner:
             sequence.computed += size
         return sampling, logits[: len(wanted)]
 
-
-def _decodes_alone(pieces: Sequence[Piece]) -> bool:
-    sequence, _, size, samples = pieces[0]
-    return len(pieces) == size == 1 and samples and not isinstance(sequence.request.prompt, Illustrated)
+    def _forward(
+        self, pieces: Sequence[Piece], tokens: list[int], positions: list[int], rows: list[int]
+    ) -> torch.Tensor:
+        step = PackedStep(pieces, self._kv)
+        if not any(isinstance(piece.sequence.request.prompt, Illustrated) for piece in pieces):
+            for written in self.written:
+                if written.takes(len(tokens)):
+                    return written.logits(step, tokens, positions, rows)
+        with attending(step):
+            logits: torch.Tensor = self.model(
+                **model_inputs(self.model, pieces, tokens, positions),
+                use_cache=False,
+                # The head is the widest layer of all: only for rows that need it.
+                logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self._kv.device),
+            ).logits[0]
+            return logits
 
 
 def _overlap(unscored: range, start: int, size: int) -> range:

@@ -37,13 +37,24 @@ def written(engine, ids, count=8, **options):
     return outputs
 
 
-class Counting:
-    def __init__(self, flat):
-        self.flat, self.steps = flat, 0
+def flat_of(engine):
+    return next((way for way in engine._runner.written if isinstance(way, FlatDecode)), None)
 
-    def logits(self, piece, kv):
-        self.steps += 1
-        return self.flat.logits(piece, kv)
+
+class Watching:
+    """What takes the place of a step written out, and notes each token and its logits."""
+
+    def __init__(self, engine):
+        self.flat, self.seen = flat_of(engine), []
+        engine._runner.written = [self if way is self.flat else way for way in engine._runner.written]
+
+    def takes(self, tokens):
+        return self.flat.takes(tokens)
+
+    def logits(self, step, tokens, positions, rows):
+        logits = self.flat.logits(step, tokens, positions, rows)
+        self.seen.append((tokens[0], positions[0], logits.float()))
+        return logits
 
 
 @pytest.mark.parametrize("family", _KNOWN)
@@ -51,21 +62,15 @@ def test_its_logits_are_those_of_the_model_itself(family):
     model = make(family, dtype=torch.bfloat16, **_SIZES)
     exact = make(family, dtype=torch.bfloat16, **_SIZES).float()
     engine = engine_of(model, prefix_cache=False)
-    flat = engine._runner.one_token
-    assert isinstance(flat, FlatDecode)
+    watching = Watching(engine)
+    assert watching.flat is not None
     ids = prompt(_LENGTH)
-    seen = []
-
-    class Watching:
-        def logits(self, piece, kv):
-            rows = flat.logits(piece, kv)
-            seen.append((piece.sequence.tokens[: piece.start + 1], rows[0].float()))
-            return rows
-
-    engine._runner.one_token = Watching()
     written(engine, ids)
-    assert len(seen) == 7  # the first token is the prompt's
-    for tokens, row in seen:
+    assert len(watching.seen) == 7  # the first token is the prompt's
+    tokens = list(ids)
+    for token, position, [row] in watching.seen:
+        assert position == len(tokens)
+        tokens.append(token)
         with torch.inference_mode():
             expected = exact(torch.tensor([tokens])).logits[0, -1]
         # What rounding weights and states does; a wrong window or turn is of the order of one.
@@ -77,7 +82,7 @@ def test_other_layers_keep_their_own_step(family, caplog):
     sizes = {} if family == "gpt2" else _SIZES
     with caplog.at_level(logging.INFO):
         engine = engine_of(make(family, dtype=torch.bfloat16, **sizes))
-    assert engine._runner.one_token is None
+    assert flat_of(engine) is None
     assert f"{family} is not a family that is known here" in caplog.text
     assert sum(output.tokens for output in written(engine, prompt(5))) == 8
 
@@ -93,56 +98,56 @@ def test_a_model_that_does_more_keeps_its_own_step(caplog):
     model.model.layers[1].__class__ = Louder
     with caplog.at_level(logging.INFO):
         engine = engine_of(model)
-    assert engine._runner.one_token is None
+    assert flat_of(engine) is None
     assert "says something else" in caplog.text
 
 
 def test_layers_of_another_make_keep_their_own_step(caplog):
     model = make("llama", dtype=torch.bfloat16, **_SIZES | {"hidden_size": 48})  # too narrow for the kernel
     with caplog.at_level(logging.INFO):
-        assert engine_of(model)._runner.one_token is None
-    assert "PackedLinear is not a layer that is known here" in caplog.text
+        assert flat_of(engine_of(model)) is None
+    assert "JoinedLinear is not a layer that is known here" in caplog.text
 
 
 def test_a_part_that_is_not_known_keeps_its_own_step(caplog):
     model = make("llama", dtype=torch.bfloat16, **_SIZES)
     model.model.layers[1].gate = torch.nn.Identity()
     with caplog.at_level(logging.INFO):
-        assert engine_of(model)._runner.one_token is None
+        assert flat_of(engine_of(model)) is None
     assert "other parts" in caplog.text
 
 
 def test_a_cap_of_the_logits_keeps_its_own_step(caplog):
     model = make("gemma3", dtype=torch.bfloat16, final_logit_softcapping=30.0, **_SIZES)
     with caplog.at_level(logging.INFO):
-        assert engine_of(model)._runner.one_token is None
+        assert flat_of(engine_of(model)) is None
     assert "caps its logits" in caplog.text
 
 
 def test_whatever_fails_in_it_the_model_is_served(monkeypatch, caplog):
-    def gone(self, piece, kv):
+    def gone(self, step, tokens, positions, rows):
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(FlatDecode, "logits", gone)
     with caplog.at_level(logging.INFO):
         engine = engine_of(make("llama", dtype=torch.bfloat16, **_SIZES))
-    assert engine._runner.one_token is None
+    assert flat_of(engine) is None
     assert "RuntimeError: no such operator" in caplog.text
     assert sum(output.tokens for output in written(engine, prompt(5))) == 8
 
 
 def test_only_a_sequence_that_decodes_alone_takes_it():
     engine = engine_of(make("llama", dtype=torch.bfloat16, **_SIZES), prefix_cache=False)
-    counting = engine._runner.one_token = Counting(engine._runner.one_token)
+    watching = Watching(engine)
     written(engine, prompt(5), count=4)
-    assert counting.steps == 3
+    assert len(watching.seen) == 3
     for number in (1, 2):
         engine.add(SequenceRequest(id=number, prompt=prompt(5, number), max_new_tokens=4))
     while engine.busy:
         engine.step()
-    assert counting.steps == 3
+    assert len(watching.seen) == 3
 
 
 def test_int8_off_has_none():
     engine = Engine(make("llama", dtype=torch.bfloat16, **_SIZES), str, kv_tokens=256)
-    assert engine._runner.one_token is None
+    assert flat_of(engine) is None
