@@ -76,7 +76,7 @@ class Engine:
         *,
         kv_tokens: int | None = None,
         max_sequences: int = 64,
-        busy_chunk: int = 48,
+        busy_chunk: int = 40,
         idle_chunk: int = 512,
         prefix_cache: bool = True,
         packed: bool = True,
