@@ -11,45 +11,62 @@ token while it stays valid, which is nearly always and costs microseconds.
 import random
 from collections.abc import Sequence
 from time import thread_time
-from typing import Any
+from typing import Any, NamedTuple
 
 _MOST = 2048  # tokens of a closing
-_ROUNDS = 3  # the first by rule, the others by chance
+_ROUNDS = (0.7, 0.15, 0.15)  # what of its tries each round may use: the first goes by rule, the others by chance
 _STREAK = 8
-_A_TOKEN = 8  # what choosing and taking one costs beside the tries for it
-_SECONDS = 0.1  # of this thread's own time, for one round
-_STALL = 0.001  # of them that one try may cost
+_A_TOKEN = 4  # what choosing and taking one costs beside the tries for it
 _WORDS = ("0", "null", "true", "false", '""', "[]", "{}", '"', "[", "{", "-")
 _ENDS = ("}", "]", '"', ",", ":")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OTHERS = "123456789-.:T/@_+%#?=&;()<>!$*'|~^\\, \n" + _LETTERS
 _CONTINUATIONS = (b"\x80", b"\x90", b"\xa0")  # one of them continues any character that was begun
 
-TRIES_AT_FIRST = 60_000
-"""Tokens to try for a grammar's beginning, where nobody waits but who asks; one takes about two microseconds."""
 
-TRIES_IN_A_STEP = 9_000
-"""The same where a batch waits."""
+class Budget(NamedTuple):
+    """What one search may cost.
+
+    Args:
+        tries: how many tokens may be tried, more or less; one takes about two microseconds.
+        seconds: of the thread's own time, where they take longer.
+    """
+
+    tries: int
+    seconds: float
+
+
+AT_FIRST = Budget(60_000, 1.0)
+"""For a grammar's beginning, where nobody waits but who asks."""
+
+IN_A_STEP = Budget(15_000, 0.08)
+"""Where a batch waits."""
 
 
 class _Effort:
     """What a search may still spend.
 
-    Tries are counted, so that a text depends on no clock.  The clock ends only what a hostile grammar makes slow try
-    by try; of a try in which the thread was held up (a garbage collection is its own time too) it counts little.
+    Tries are counted, so that a text depends on no clock.  The clock ends only what a hostile grammar makes slow; the
+    longest time between two looks is forgiven, as a garbage collection is the thread's own time too.
     """
 
-    __slots__ = ("_at", "_seconds", "_tries")
+    __slots__ = ("_at", "_longest", "_seconds", "_tries", "_whole")
 
-    def __init__(self, tries: int) -> None:
-        self._tries, self._seconds, self._at = tries, _SECONDS, thread_time()
+    def __init__(self, budget: Budget) -> None:
+        self._whole, self._tries = budget.tries, 0
+        self._seconds, self._longest, self._at = budget.seconds, 0.0, thread_time()
+
+    def begin(self, share: float) -> None:
+        """Begin a round, which may use so much of all tries."""
+        self._tries = int(self._whole * share)
 
     def left(self, tries: int) -> bool:
         """Spend some tries; return whether any are left."""
         now = thread_time()
-        self._tries -= tries
-        self._seconds -= min(now - self._at, _STALL * tries)
+        shorter, self._longest = sorted((now - self._at, self._longest))
+        self._seconds -= shorter
         self._at = now
+        self._tries -= tries
         return self._tries > 0 and self._seconds > 0
 
 
@@ -76,13 +93,13 @@ class Closer:
         self._outside = [ids[text.encode()] for text in outside if text.encode() in ids]
         self._outside += [ids[text] for text in _CONTINUATIONS if text in ids]
 
-    def find(self, matcher: Any, known: Sequence[int] | None, tries: int) -> list[int] | None:
+    def find(self, matcher: Any, known: Sequence[int] | None, budget: Budget) -> list[int] | None:
         """Return tokens that complete the text; none needed where it is complete already.
 
         Args:
             matcher: where the text is; not changed.
             known: a closing from somewhat earlier in the text.
-            tries: how many tokens may be tried, more or less.
+            budget: what it may cost.
 
         Returns:
             None where none was found.
@@ -91,9 +108,11 @@ class Closer:
             return []
         if known is not None and (kept := self._kept(matcher, known)) is not None:
             return kept
-        for attempt in range(_ROUNDS):
+        effort = _Effort(budget)
+        for attempt, share in enumerate(_ROUNDS):
+            effort.begin(share)
             chance = random.Random(attempt) if attempt else None  # noqa: S311
-            found = self._build(matcher.deep_copy(), known or (), chance, _Effort(tries // _ROUNDS))
+            found = self._build(matcher.deep_copy(), known or (), chance, effort)
             if found is not None:
                 return found
         return None

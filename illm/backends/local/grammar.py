@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from illm.backends.local.closing import TRIES_AT_FIRST, TRIES_IN_A_STEP, Closer
+from illm.backends.local.closing import AT_FIRST, IN_A_STEP, Closer
 from illm.backends.local.engine.sequence import NO_TOKEN
 from illm.backends.local.schema_errors import limits, llguidance, plain_reason, where
 from illm.backends.local.token_bytes import TokenBytes
@@ -93,7 +93,7 @@ class Way:
         if self._waits > 0 and left > 2 * _PATIENCE:
             self._waits -= 1
             return None
-        found = self._closer.find(matcher, self._closing, TRIES_IN_A_STEP)
+        found = self._closer.find(matcher, self._closing, IN_A_STEP)
         # What is hard to close is hard to close behind the next token too.
         self._pause = min(2 * self._pause + 1, _PATIENCE) if found is None else 0
         self._waits = self._pause
@@ -124,7 +124,7 @@ class CompiledGrammar:
 
     def __init__(self, matcher: Any, closer: Closer, eos: frozenset[int], end: int) -> None:
         self._matcher, self._closer, self._eos, self._end = matcher, closer, eos, end
-        self._closing = closer.find(matcher, None, TRIES_AT_FIRST)
+        self._closing = closer.find(matcher, None, AT_FIRST)
 
     def start(self, eos: Collection[int]) -> Way:
         """See `Grammar.start`."""

@@ -68,28 +68,39 @@ def test_random_schemas_are_kept_within_random_limits(grammars, tokenizer):
 
 
 class Clock:
-    """A thread's own time, with so many seconds from one look to the next."""
+    """A thread's own time: so many seconds from one look to the next, and many more before the third."""
 
-    def __init__(self, *seconds: float) -> None:
-        self.now, self.looks, self._seconds = 0.0, 0, seconds
+    def __init__(self, seconds: float, pause: float) -> None:
+        self.now, self.looks, self._seconds, self._pause = 0.0, 0, seconds, pause
 
     def __call__(self) -> float:
-        self.now += self._seconds[self.looks % len(self._seconds)]
         self.looks += 1
+        self.now += self._pause if self.looks == 3 else self._seconds
         return self.now
 
 
 def test_a_way_to_the_end_is_found_though_the_thread_is_held_up(grammars, monkeypatch):
-    monkeypatch.setattr("illm.backends.local.closing.thread_time", Clock(0.0, 30.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("illm.backends.local.closing.thread_time", Clock(1e-6, 30.0))
     grammar = schema_grammar(grammars, {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]})
     assert grammar.start({END}).reserve == len('{"a":0}')
 
 
 def test_a_search_ends_where_every_try_is_slow(grammars, monkeypatch):
-    clock = Clock(0.01)
+    clock = Clock(0.01, 0.01)
     monkeypatch.setattr("illm.backends.local.closing.thread_time", clock)
     assert grammars.lark("start: /[0-9]+x[0-9]{300}yzzy/", "p").start({END}).reserve is None
-    assert clock.looks < 400
+    assert clock.now < 1.1
+
+
+def test_a_large_choice_is_closed_though_the_first_was_a_small_one(grammars, tokenizer):
+    """The closing that is known from the beginning is the other branch's, so one is looked for within a step."""
+    names = [f"k{at}" for at in range(120)]
+    large = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
+    way = schema_grammar(grammars, {"anyOf": [{"type": "integer"}, large]}).start({END})
+    assert way.reserve == 1
+    [brace] = tokenizer.encode("{", add_special_tokens=False)
+    assert way.take(brace, 5000) == brace
+    assert way.reserve is not None
 
 
 def test_a_beginning_is_searched_longer_than_a_step(grammars, tokenizer):

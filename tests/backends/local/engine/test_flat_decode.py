@@ -102,6 +102,28 @@ def test_a_model_that_does_more_keeps_its_own_step(caplog):
     assert "says something else" in caplog.text
 
 
+class Spoiling:
+    """Attends rightly, and leaves wrong values for the next step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def attend(self, module, query, key, value, options):
+        seen = self.step.attend(module, query, key, value, options)
+        stored = self.step._kv.values[module.layer_idx]
+        stored.index_copy_(0, self.step._slots, -value[0].transpose(0, 1))
+        return seen
+
+
+def test_a_wrong_past_keeps_the_models_own_step(monkeypatch, caplog):
+    logits = FlatDecode.logits
+    monkeypatch.setattr(FlatDecode, "logits", lambda self, step, *rest: logits(self, Spoiling(step), *rest))
+    with caplog.at_level(logging.INFO):
+        engine = engine_of(make("llama", dtype=torch.bfloat16, **_SIZES))
+    assert flat_of(engine) is None
+    assert "says something else" in caplog.text
+
+
 def test_layers_of_another_make_keep_their_own_step(caplog):
     model = make("llama", dtype=torch.bfloat16, **_SIZES | {"hidden_size": 48})  # too narrow for the kernel
     with caplog.at_level(logging.INFO):
